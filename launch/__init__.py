@@ -1,0 +1,1 @@
+"""absl programs: flags in, one call into jaxfix, results out."""
