@@ -1,0 +1,1 @@
+"""Approaches at model level."""
