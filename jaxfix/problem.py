@@ -156,7 +156,7 @@ def check_split(classifier: Classifier, split: Split, name: str) -> None:
   if len(split) == 0:
     return
   low, high = int(np.min(split.y)), int(np.max(split.y))
-  require(0 <= low and high < classifier.num_classes,
+  require(low >= 0 and high < classifier.num_classes,
           f'{where}: labels run from {low} to {high}, but the model has classes 0 to {classifier.num_classes - 1}.')
   if np.issubdtype(getattr(split.x, 'dtype', np.uint8), np.floating):
     finite = np.isfinite(split.x).reshape(len(split.x), -1).all(axis=1)

@@ -144,7 +144,7 @@ def configure(method: Method, overrides: Mapping[str, Any]) -> Any:
 
 
 def _parse(text: str, kind: Any, where: str) -> Any:
-  """`text` as a value of type `kind`: bool, int, float, str, a Literal, a tuple of one kind, or one of those or None."""
+  """`text` as a value of type `kind`: bool, int, float, str, Literal, `tuple[kind, ...]` (a+b+c) or a union of them."""
   origin, arguments = typing.get_origin(kind), typing.get_args(kind)
   if origin in (types.UnionType, typing.Union):
     if text.lower() == 'none' and type(None) in arguments:

@@ -1,4 +1,4 @@
-"""Network architectures, one a file. `build(name, **options)` makes the module, `describe` gives name and options back."""
+"""Network architectures, one a file. `build(name, **options)` makes a module; `describe` is its inverse."""
 import dataclasses
 import importlib
 import types

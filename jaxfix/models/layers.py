@@ -1,37 +1,71 @@
 """The layers that networks here are made of, each a Flax module, so that each has a path and can be intervened on.
 
-`layer_list` gives the layers of any network made of them, in order.
+`layer_list` gives the layers of any network made of them, in order; `count_layers` counts them as the literature does.
 """
 import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxfix.classifier import Classifier
+from jaxfix.errors import require
 from jaxfix.models import convolution
 
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
 Dense = nn.Dense
-Conv = functools.partial(nn.Conv, conv_general_dilated=convolution.conv_general_dilated)
-"""`nn.Conv` with the same parameters and a lowering that is fast on CPU too."""
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolution.conv_general_dilated,
+                         kernel_init=nn.initializers.he_normal())
+"""`nn.Conv` with the same parameters, He initialization, and a lowering that is fast on CPU too."""
+
+
+def pad_evenly(pixels: int) -> Pads:
+  """The explicit padding of `pixels` on every side: 'SAME' at stride 2 would pad unevenly."""
+  return (pixels, pixels), (pixels, pixels)
 
 
 class BatchNorm(nn.Module):
   """Batch normalization over all axes but the last; running statistics in evaluation mode.
 
-  Parameters `scale`, `bias`; batch statistics `mean`, `var`. `momentum` is the share of the old running value.
+  Parameters `scale`, `bias`; batch statistics `mean`, `var` (biased, as Keras keeps them). Not a wrapper of
+  `nn.BatchNorm`: a module inside would be a second call at the same path, which interventions would see twice.
+
+  Attributes:
+    epsilon: added to the variance, > 0.
+    momentum: share of the old running value in the new one, in [0, 1].
+    use_scale, use_bias: whether the affine parameters exist.
   """
   epsilon: float = 1e-5
   momentum: float = 0.9
+  use_scale: bool = True
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    norm = nn.BatchNorm(use_running_average=not train, momentum=self.momentum, epsilon=self.epsilon)
-    nn.share_scope(self, norm)  # parameters lie at this module's own path
-    return norm(x)
+    c = x.shape[-1:]
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, c, jnp.float32)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, c, jnp.float32)
+    if train:
+      axes = tuple(range(x.ndim - 1))
+      mean, var = x.mean(axes), x.var(axes)
+      if not self.is_initializing():
+        running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+        running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+    else:
+      mean, var = running_mean.value, running_var.value
+    factor = jax.lax.rsqrt(var + self.epsilon)
+    if self.use_scale:
+      factor = factor * self.param('scale', nn.initializers.ones, c, jnp.float32)
+    along_channels = (1,) * (x.ndim - 1) + c
+    y = (x - mean.reshape(along_channels)) * factor.reshape(along_channels)
+    if self.use_bias:
+      y = y + self.param('bias', nn.initializers.zeros, c, jnp.float32).reshape(along_channels)
+    return y
 
 
 class Relu(nn.Module):
@@ -42,11 +76,35 @@ class Relu(nn.Module):
     return nn.relu(x)
 
 
+class Tanh(nn.Module):
+  """Hyperbolic tangent."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x)
+
+
+class Sigmoid(nn.Module):
+  """1 / (1 + exp(-x))."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return nn.sigmoid(x)
+
+
+class Softmax(nn.Module):
+  """Softmax over the last axis. Inside a network only: classifiers here end in logits."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return nn.softmax(x)
+
+
 class MaxPool(nn.Module):
   """Maximum over windows of `[n, h, w, c]`; `padding` is 'VALID', 'SAME' or pairs for height and width."""
   window: tuple[int, int]
   strides: tuple[int, int] | None = None
-  padding: str | tuple[tuple[int, int], ...] = 'VALID'
+  padding: str | Pads = 'VALID'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,11 +115,28 @@ class AvgPool(nn.Module):
   """Mean over windows of `[n, h, w, c]`."""
   window: tuple[int, int]
   strides: tuple[int, int] | None = None
-  padding: str | tuple[tuple[int, int], ...] = 'VALID'
+  padding: str | Pads = 'VALID'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     return convolution.avg_pool(x, self.window, self.strides or self.window, self.padding)
+
+
+class AdaptiveAvgPool(nn.Module):
+  """Means over `size` windows that cover height and width: `[n, h, w, c]` to `[n, *size, c]`.
+
+  Window i of s covers rows floor(i h / s) to ceil((i + 1) h / s); where h < s, rows are repeated (the reference
+  framework's definition).
+  """
+  size: tuple[int, int]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    for axis, s in zip((1, 2), self.size, strict=True):
+      h = x.shape[axis]
+      windows = [(i * h // s, -(-(i + 1) * h // s)) for i in range(s)]
+      x = jnp.stack([jax.lax.slice_in_dim(x, start, stop, axis=axis).mean(axis) for start, stop in windows], axis)
+    return x
 
 
 class GlobalAvgPool(nn.Module):
@@ -72,9 +147,17 @@ class GlobalAvgPool(nn.Module):
     return x.mean(axis=(1, 2))
 
 
+class GlobalMaxPool(nn.Module):
+  """Maximum over height and width: `[n, h, w, c]` to `[n, c]`."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return x.max(axis=(1, 2))
+
+
 class ZeroPad(nn.Module):
   """Zeros around height and width, `((top, bottom), (left, right))`."""
-  padding: tuple[tuple[int, int], tuple[int, int]]
+  padding: Pads
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,12 +173,15 @@ class Flatten(nn.Module):
 
 
 class Dropout(nn.Module):
-  """Inverted dropout at `rate` in training (rng stream 'dropout'); identity otherwise."""
+  """Inverted dropout at `rate` in [0, 1) in training (rng stream 'dropout'); identity otherwise."""
   rate: float
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    return nn.Dropout(self.rate, deterministic=not train)(x)
+    if not train or not self.rate:
+      return x
+    keep = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, x.shape)
+    return jnp.where(keep, x / (1 - self.rate), 0.)
 
 
 class Add(nn.Module):
@@ -124,15 +210,19 @@ class Layer:
   output_shape: tuple[int, ...]
 
 
-KINDS = {nn.Conv: 'conv', nn.Dense: 'dense', BatchNorm: 'bn', Relu: 'relu', MaxPool: 'maxpool', AvgPool: 'avgpool',
-         GlobalAvgPool: 'gap', ZeroPad: 'zeropad', Flatten: 'flatten', Dropout: 'dropout', Add: 'add',
+KINDS = {nn.Conv: 'conv', nn.Dense: 'dense', BatchNorm: 'bn', Relu: 'relu', Tanh: 'tanh', Sigmoid: 'sigmoid',
+         Softmax: 'softmax', MaxPool: 'maxpool', AvgPool: 'avgpool', AdaptiveAvgPool: 'avgpool', GlobalAvgPool: 'gap',
+         GlobalMaxPool: 'gmp', ZeroPad: 'zeropad', Flatten: 'flatten', Dropout: 'dropout', Add: 'add',
          Concat: 'concat'}
+
+ACTIVATIONS = frozenset({'relu', 'tanh', 'sigmoid', 'softmax'})
 
 
 def layer_list(classifier: Classifier) -> tuple[Layer, ...]:
   """The layers of a network in the order in which a forward pass calls them; composite modules are looked into.
 
-  Works on any Flax module made of the layers in this file; other leaf modules are not listed.
+  Works on any Flax module made of the layers in this file; other leaf modules are not listed. Only the shapes of the
+  weights are read, so they may be `jax.ShapeDtypeStruct`s.
   """
   found = []
 
@@ -148,6 +238,42 @@ def layer_list(classifier: Classifier) -> tuple[Layer, ...]:
   with nn.intercept_methods(note):
     jax.eval_shape(lambda v, z: classifier.module.apply(v, z, train=False), classifier.variables, z)
   return tuple(found)
+
+
+def count_layers(classifier: Classifier, rule: Literal['keras', 'study'] = 'keras') -> int:
+  """Number of layers as others count them, for comparison with published figures.
+
+  Args:
+    classifier: a network made of the layers in this file.
+    rule: 'keras' counts every layer and the input, as a functional Keras model does (ResNet18 69, DenseNet121 429);
+      'study' counts neither the input nor activations nor concatenations (DenseNet121 249, LeNet5 8, FaceNet 11,
+      VGG16 42), which is also how a sequential Keras model with fused activations counts.
+  Raises:
+    BadInputError: another rule.
+  """
+  require(rule in ('keras', 'study'), f"rule must be 'keras' or 'study', got {rule!r}.")
+  layers = layer_list(classifier)
+  if rule == 'keras':
+    return 1 + len(layers)
+  return sum(layer.kind not in ACTIVATIONS and layer.kind != 'concat' for layer in layers)
+
+
+def longest_dense_run(layers: Sequence[Layer]) -> int:
+  """Most dense layers in a row with at most activations and dropout between them (REASSURE asks for 3)."""
+  longest = run = 0
+  for layer in layers:
+    if layer.kind == 'dense':
+      run += 1
+    elif layer.kind not in ACTIVATIONS and layer.kind != 'dropout':
+      run = 0
+    longest = max(longest, run)
+  return longest
+
+
+def square_dense(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+  """The hidden dense layers with as many outputs as inputs (VERE asks for one); the output layer is not hidden."""
+  dense = [layer for layer in layers if layer.kind == 'dense']
+  return tuple(layer for layer in dense[:-1] if layer.input_shape[-1] == layer.output_shape[-1])
 
 
 def widths(base: Sequence[int], width: float) -> tuple[int, ...]:
