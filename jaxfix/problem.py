@@ -80,7 +80,9 @@ class Subject:
     pgd_epsilon: radius of the standard attack in normalized input space.
     class_names, group_names: for reports.
     dataset_source: where the data came from, `npz:mnist.npz` for instance.
-    split_sha256: SHA-256 of the index array of each split.
+    split_indices: the int32 index array of each split, stored with a run.
+    split_sha256: SHA-256 of each of them.
+    shows_people: its images show real people, whom reports do not print.
     published: key of this subject in the published tables, or ''.
     presets: method name -> options that differ from the published defaults on this subject, each with a reason.
   """
@@ -92,7 +94,9 @@ class Subject:
   class_names: tuple[str, ...]
   group_names: tuple[str, ...] = ()
   dataset_source: str = ''
+  split_indices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   split_sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  shows_people: bool = False
   published: str = ''
   presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 

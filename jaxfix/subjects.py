@@ -111,7 +111,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, seed: int = 0,
   return Subject(
     name=name, problem=problem, test=splits.test, pool=splits.pool, pgd_epsilon=row.epsilon,
     class_names=tuple(splits.class_names), group_names=tuple(splits.group_names or ()),
-    dataset_source=splits.source, split_sha256=splits.split_sha256, published=row.published, presets=row.presets)
+    dataset_source=splits.source, split_indices=splits.indices, split_sha256=splits.split_sha256,
+    shows_people=row.data == 'utkface', published=row.published, presets=row.presets)
 
 
 def with_classifier(subject: Subject, classifier: Classifier, *, history: tuple[Classifier, ...] | None = None

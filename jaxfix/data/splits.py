@@ -1,4 +1,4 @@
-"""How a pool of rows becomes train, valid, repair and test: one permutation a pool, hashed and saved with the results."""
+"""How a pool of rows becomes train, valid, repair and test: a permutation a pool, hashed and saved with the results."""
 import dataclasses
 import functools
 import os
@@ -126,10 +126,10 @@ def one_pool(num_rows: int, published: Sequence[int], *, seed: int,
     BadInputError: `indices` is malformed, out of range or overlapping.
   """
   if indices is not None:
-    return _checked(indices, ({name: num_rows for name in SPLIT_NAMES},))
+    return _checked(indices, (dict.fromkeys(SPLIT_NAMES, num_rows),))
   order = permutation(num_rows, seed=seed, stream=_TRAIN_POOL)
   return _checked(_cut(order, SPLIT_NAMES, scaled_sizes(published, num_rows)),
-                  ({name: num_rows for name in SPLIT_NAMES},))
+                  (dict.fromkeys(SPLIT_NAMES, num_rows),))
 
 
 def two_pools(num_train: int, num_test: int, train_sizes: Sequence[int], test_sizes: Sequence[int], *, seed: int,
@@ -173,6 +173,7 @@ def _cut(order: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> dict[
 
 def _checked(indices: Mapping[str, np.ndarray], ranges: Sequence[Mapping[str, int]]) -> dict[str, np.ndarray]:
   """`indices` as int32, after checking that they are in range and that no row of a pool is used twice."""
+  require(isinstance(indices, Mapping), f'indices must be a mapping as load_indices returns it, got {type(indices)}.')
   require(set(indices) == set(SPLIT_NAMES), f'indices must name {", ".join(SPLIT_NAMES)}, got {", ".join(indices)}.')
   arrays = {name: np.asarray(indices[name]) for name in SPLIT_NAMES}
   for pool in ranges:

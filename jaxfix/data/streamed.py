@@ -1,16 +1,15 @@
 """Image sets too large for memory: rows are decoded when, and only when, they are asked for."""
 import dataclasses
 import functools
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
-from jaxfix.errors import BadInputError, CorruptFileError, require
+from jaxfix.data import images as image_codec
+from jaxfix.errors import BadInputError, require
 from jaxfix.problem import Split
 
 Rows = np.ndarray | slice | int
@@ -28,20 +27,8 @@ class Reader(Protocol):
   def labels(self, rows: np.ndarray) -> np.ndarray:
     """`[k]` int32 labels of `rows`, without decoding an image."""
 
-
-def decode(data: bytes, image_size: int, where: str) -> np.ndarray:
-  """One image as uint8 `[image_size, image_size, 3]`.
-
-  Resized directly, nearest neighbor, no crop and no aspect ratio kept: what the study's directory iterator does.
-  Raises:
-    CorruptFileError: `data` is no image; `where` says whose.
-  """
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      rgb = image.convert('RGB')
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-    raise CorruptFileError(f'{where} cannot be decoded ({e}); fetch it again.') from e
-  return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.NEAREST))
+  def where(self, row: int) -> str:
+    """What to call a row in an error message."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +75,7 @@ class StreamedImages:
     out = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
 
     def fill(i: int) -> None:
-      out[i] = decode(blobs[i], self.image_size, f'image {int(rows[i])}')
+      out[i] = image_codec.decode_resized(blobs[i], self.image_size, self.reader.where(int(rows[i])))
 
     # Pillow releases the interpreter lock while it decodes, so threads are enough.
     with futures.ThreadPoolExecutor(max_workers=max(1, min(16, os.cpu_count() or 1, len(rows)))) as executor:

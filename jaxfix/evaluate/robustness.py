@@ -182,7 +182,8 @@ def attack_success(classifiers: Sequence[Classifier], split: Split, correct: np.
   Raises:
     BadInputError: shapes do not fit, or inputs lie outside given bounds.
   """
-  require(np.shape(correct) == (len(split),), f'correct has shape {np.shape(correct)}, but there are {len(split)} rows.')
+  require(np.shape(correct) == (len(split),),
+          f'correct has shape {np.shape(correct)}, but the split {len(split)} rows.')
   key_select, key_start = jax.random.fold_in(key, _SELECT), jax.random.fold_in(key, _START)
   indices, flags = select(correct, n=n, key=key_select)
   if not len(indices):

@@ -59,7 +59,7 @@ class Transition(nn.Module):
 class DenseNet121(nn.Module):
   """Stem, `stage1` to `stage4` with `transition1` to `transition3` between them, `bn_last`, pooling, `fc1`.
 
-  Logits `[n, num_classes]`. Parameters: 6,956,298 in the CIFAR form with 10 classes, 7,978,856 in the ImageNet form with
+  Logits `[n, num_classes]`. 6,956,298 parameters in the CIFAR form with 10 classes, 7,978,856 in the ImageNet form with
   1000.
 
   Attributes:
@@ -82,7 +82,8 @@ class DenseNet121(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, features: bool = False):
-    new_first, epsilon, momentum = {'cifar': (True, 1e-5, 0.9), 'imagenet': (False, 1.001e-5, 0.99)}[self.form]
+    new_first, epsilon, momentum = layers.choose('form of DenseNet121', self.form, {
+      'cifar': (True, 1e-5, 0.9), 'imagenet': (False, 1.001e-5, 0.99)})
     new_first = new_first if self.new_first is None else self.new_first
     bn = (epsilon if self.bn_epsilon is None else self.bn_epsilon,
           momentum if self.bn_momentum is None else self.bn_momentum)

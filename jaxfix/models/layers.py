@@ -5,15 +5,15 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxfix.classifier import Classifier
-from jaxfix.errors import require
+from jaxfix.errors import UnknownNameError, require
 from jaxfix.models import convolution
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -112,14 +112,18 @@ class MaxPool(nn.Module):
 
 
 class AvgPool(nn.Module):
-  """Mean over windows of `[n, h, w, c]`."""
+  """Mean over windows of `[n, h, w, c]`; `count_pads` tells whether padding counts as zeros or not at all."""
   window: tuple[int, int]
   strides: tuple[int, int] | None = None
   padding: str | Pads = 'VALID'
+  count_pads: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return convolution.avg_pool(x, self.window, self.strides or self.window, self.padding)
+    pool = lambda v: convolution.avg_pool(v, self.window, self.strides or self.window, self.padding)
+    if self.count_pads or self.padding == 'VALID':
+      return pool(x)
+    return pool(x) / pool(jnp.ones((1, *x.shape[1:3], 1), x.dtype))  # the share of each window that is image
 
 
 class AdaptiveAvgPool(nn.Module):
@@ -240,6 +244,12 @@ def layer_list(classifier: Classifier) -> tuple[Layer, ...]:
   return tuple(found)
 
 
+def variable_shapes(module: nn.Module, input_shape: Sequence[int]) -> Mapping[str, Any]:
+  """The variables of a network as `jax.ShapeDtypeStruct`s; nothing is computed or allocated."""
+  z = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  return jax.eval_shape(lambda z: module.init(jax.random.key(0), z, train=False), z)
+
+
 def count_layers(classifier: Classifier, rule: Literal['keras', 'study'] = 'keras') -> int:
   """Number of layers as others count them, for comparison with published figures.
 
@@ -274,6 +284,17 @@ def square_dense(layers: Sequence[Layer]) -> tuple[Layer, ...]:
   """The hidden dense layers with as many outputs as inputs (VERE asks for one); the output layer is not hidden."""
   dense = [layer for layer in layers if layer.kind == 'dense']
   return tuple(layer for layer in dense[:-1] if layer.input_shape[-1] == layer.output_shape[-1])
+
+
+def choose(option: str, value: str, choices: Mapping[str, Any]) -> Any:
+  """`choices[value]`, for an attribute of a network that names one of its forms.
+
+  Raises:
+    UnknownNameError: `value` is not one of them; the message names `option`.
+  """
+  if value not in choices:
+    raise UnknownNameError(option, value, choices)
+  return choices[value]
 
 
 def widths(base: Sequence[int], width: float) -> tuple[int, ...]:

@@ -24,13 +24,13 @@ class LeNet5(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, features: bool = False):
-    channels, dense, kernels, padding, windows = {
-      'study': ((6, 16), (120, 84), (5, 3), ('VALID', 'VALID'), (3, 2)),
-      'classic': ((6, 16), (120, 84), (5, 5), ('SAME' if x.shape[1] == 28 else 'VALID', 'VALID'), (2, 2)),
-      'small': ((8, 16), (64, 32), (3, 3), ('SAME', 'SAME'), (2, 2)),
-    }[self.variant]
+    channels, dense, kernels, pads, windows = layers.choose('variant of LeNet5', self.variant, {
+      'study': ((6, 16), (120, 84), (5, 3), (0, 0), (3, 2)),
+      'classic': ((6, 16), (120, 84), (5, 5), (2 if x.shape[1] == 28 else 0, 0), (2, 2)),
+      'small': ((8, 16), (64, 32), (3, 3), (1, 1), (2, 2)),
+    })
     for i, (c, k) in enumerate(zip(layers.widths(channels, self.width), kernels, strict=True)):
-      x = layers.Conv(c, (k, k), padding=padding[i], name=f'conv{i + 1}')(x)
+      x = layers.Conv(c, (k, k), padding=layers.pad_evenly(pads[i]), name=f'conv{i + 1}')(x)
       x = layers.Relu(name=f'relu{i + 1}')(x)
       x = layers.MaxPool((windows[i], windows[i]), name=f'pool{i + 1}')(x)
     x = layers.Flatten(name='flatten')(x)

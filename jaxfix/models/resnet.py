@@ -87,7 +87,7 @@ class ResNet18(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, features: bool = False):
-    kernel, stride = {'cifar': (3, 1), 'imagenet': (7, 2)}[self.stem]
+    kernel, stride = layers.choose('stem of a ResNet', self.stem, {'cifar': (3, 1), 'imagenet': (7, 2)})
     channels = layers.widths((64, 128, 256, 512)[:len(self.units)], self.width)
     x = layers.Conv(channels[0], (kernel, kernel), (stride, stride), layers.pad_evenly(kernel // 2), use_bias=False,
                     name='conv1')(x)
@@ -96,7 +96,8 @@ class ResNet18(nn.Module):
     if self.stem == 'imagenet':
       x = layers.MaxPool((3, 3), (2, 2), layers.pad_evenly(1), name='pool1')(x)
     for s, (n, c) in enumerate(zip(self.units, channels, strict=True), 1):
-      x = Stage(n, c, 1 if s == 1 else 2, self.bottleneck, self.bn_epsilon, self.bn_momentum, name=f'stage{s}')(x, train)
+      x = Stage(n, c, 1 if s == 1 else 2, self.bottleneck, self.bn_epsilon, self.bn_momentum,
+                name=f'stage{s}')(x, train)
     x = layers.GlobalAvgPool(name='gap')(x)
     x = layers.Flatten(name='flatten')(x)  # changes nothing; it is one of the 69 layers that the study counts
     logits = layers.Dense(self.num_classes, name='fc1')(x)

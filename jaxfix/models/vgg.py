@@ -34,7 +34,8 @@ class VGG16(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, features: bool = False):
-    epsilon, momentum, hidden = {'study': (1e-3, 0.99, (512, 512)), 'cifar': (1e-5, 0.9, ())}[self.variant]
+    epsilon, momentum, hidden = layers.choose('variant of VGG16', self.variant, {
+      'study': (1e-3, 0.99, (512, 512)), 'cifar': (1e-5, 0.9, ())})
     epsilon = epsilon if self.bn_epsilon is None else self.bn_epsilon
     momentum = momentum if self.bn_momentum is None else self.bn_momentum
     study = self.variant == 'study'

@@ -1,0 +1,1 @@
+"""Scores per weight, neuron, layer or block: where in a network a fault sits."""

@@ -1,0 +1,57 @@
+"""Gradient loss: how much the loss of a set of samples moves with each kernel entry.
+
+Source: Sohn, Kang, Yoo, "Arachne", TOSEM 2023, and its public code (absolute value after the sum over samples, so that
+opposite gradients cancel).
+"""
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxfix.classifier import Classifier
+from jaxfix.localize.batches import Batches
+from jaxfix.localize.linear import kernel, with_kernels
+
+Reduction = Literal['sum', 'mean']
+Head = Callable[[jax.Array], jax.Array]
+
+
+def identity(logits: jax.Array) -> jax.Array:
+  """The usual head: scores are the logits themselves."""
+  return logits
+
+
+def cross_entropy(scores: jax.Array, y: jax.Array) -> jax.Array:
+  """Softmax cross-entropy `[...]`, in nats, of scores `[..., c]` and labels `[...]`."""
+  own = jnp.where(y[..., None] == jnp.arange(scores.shape[-1]), scores, 0).sum(axis=-1)
+  return jax.nn.logsumexp(scores, axis=-1) - own
+
+
+@functools.partial(jax.jit, static_argnames=('paths', 'reduction', 'head'))
+def gradient_loss(classifier: Classifier, batches: Batches, *, paths: tuple[str, ...], reduction: Reduction = 'sum',
+                  head: Head = identity) -> dict[str, jax.Array]:
+  """GL(w) = |sum over x of dL(x)/dw| with L the cross-entropy, in evaluation mode.
+
+  Args:
+    classifier: the network.
+    batches: the set of samples.
+    paths: Dense or Conv layers.
+    reduction: 'sum' as in the public code, or 'mean' (divided by the number of samples).
+    head: applied to the logits before the loss; `jax.nn.softmax` restores the double softmax of public code.
+  Returns:
+    path -> array like that layer's kernel, float32, >= 0.
+  """
+  def loss(kernels, x, y, weight):
+    scores = head(with_kernels(classifier, kernels).logits(x))
+    return jnp.where(weight > 0, cross_entropy(scores, y), 0).sum()
+
+  def add(total, batch):
+    gradient = jax.grad(loss)(kernels, batch.x, batch.y, batch.weight)
+    return jax.tree.map(jnp.add, total, gradient), None
+
+  kernels = {path: kernel(classifier, path) for path in paths}
+  total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, kernels), batches)
+  scale = 1. if reduction == 'sum' else 1 / batches.count
+  return jax.tree.map(lambda g: jnp.abs(g) * scale, total)

@@ -1,0 +1,80 @@
+"""Dense and convolution layers seen as what they are: linear maps of their kernel, and of their input.
+
+Everything that scores or patches kernel entries is built from that map `f(kernel, x)`. Its vector-Jacobian product with
+respect to the kernel sums over samples and positions without ever forming one product a weight, a position and a sample.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from jaxfix.classifier import Classifier
+from jaxfix.errors import UnknownNameError
+from jaxfix.models import layers as model_layers
+
+LinearMap = Callable[[jax.Array, jax.Array], jax.Array]
+
+_KINDS = ('dense', 'conv')
+
+
+def kernel_layers(classifier: Classifier, layers: Sequence[str] | None = None) -> tuple[model_layers.Layer, ...]:
+  """The Dense and Conv layers of a network, each once, in the order in which a forward pass enters them.
+
+  Args:
+    classifier: the network.
+    layers: paths to restrict the answer to ('fc3', 'stage2/unit1/conv2'), or None for all.
+  Raises:
+    UnknownNameError: the network has no Dense or Conv layer of such a path.
+  """
+  found = {}
+  for layer in model_layers.layer_list(classifier):
+    if layer.kind in _KINDS:
+      found.setdefault(layer.path, layer)
+  for path in layers or ():
+    if path not in found:
+      raise UnknownNameError('Dense or Conv layer', path, found)
+  return tuple(layer for path, layer in found.items() if layers is None or path in layers)
+
+
+def kernel(classifier: Classifier, path: str) -> jax.Array:
+  """Kernel of the layer `path`: `[in, out]` (dense) or `[kh, kw, cin, cout]` (convolution)."""
+  node = classifier.params
+  for part in path.split('/'):
+    node = node[part]
+  return node['kernel']
+
+
+def with_kernels(classifier: Classifier, kernels: Mapping[str, jax.Array]) -> Classifier:
+  """The same network with the kernels of the given layers replaced; every other leaf is shared, not copied."""
+  flat = traverse_util.flatten_dict(dict(classifier.params), sep='/')
+  flat |= {f'{path}/kernel': value for path, value in kernels.items()}
+  return classifier.with_params(traverse_util.unflatten_dict(flat, sep='/'))
+
+
+def linear_map(module: nn.Module, features: int | None = None) -> LinearMap:
+  """`f(kernel, x)`: the output of a Dense or Conv module without its bias, for any kernel and input.
+
+  Args:
+    module: `nn.Dense` or `nn.Conv`; strides, padding, dilation and the lowering are kept.
+    features: output channels of the kernels that `f` will take, if not the module's own.
+  """
+  bare = module.clone(parent=None, name=None, use_bias=False, features=features or module.features)
+  return lambda kernel, x: bare.apply({'params': {'kernel': kernel}}, x)
+
+
+def linear_maps(classifier: Classifier, paths: Sequence[str]) -> dict[str, LinearMap]:
+  """path -> `linear_map` of that layer."""
+  maps = {}
+
+  def note(next_fun: Callable[..., Any], args, kwargs, context):
+    if context.method_name == '__call__' and (path := '/'.join(context.module.path)) in paths:
+      maps[path] = linear_map(context.module)
+    return next_fun(*args, **kwargs)
+
+  z = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
+  with nn.intercept_methods(note):
+    jax.eval_shape(lambda v, z: classifier.module.apply(v, z, train=False), classifier.variables, z)
+  return maps

@@ -1,0 +1,1 @@
+"""From repairs to records, stores, tables and pages."""

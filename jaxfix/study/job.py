@@ -1,0 +1,255 @@
+"""The main job: one subject, one original model, some approaches; each repaired, measured and written down.
+
+    OUT/original/            training run of the original (absent when a model was given)
+    OUT/splits.npz           int32 row indices of every split
+    OUT/METHOD/result.json   the record; written last, so that its presence means that the rest is whole
+    OUT/METHOD/repaired.safetensors, repaired.json, predictions.npz, trace.json, log.txt
+    OUT/report.html          all of them, to look at
+
+Running the same job again repeats nothing that is finished and completes the rest.
+"""
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxfix import evaluate, history, methods, subjects
+from jaxfix.classifier import fingerprint
+from jaxfix.errors import (
+  BadInputError,
+  CorruptFileError,
+  JaxfixError,
+  RepairFailure,
+  Unadaptable,
+  UnknownNameError,
+  require,
+)
+from jaxfix.evaluate import PGD, Comparison
+from jaxfix.files import read_json, replacing, write_json, write_text
+from jaxfix.interchange import checkpoint
+from jaxfix.methods.method import Method, describe_config
+from jaxfix.problem import FailureSource, Repair, Subject
+from jaxfix.recipe import Recipe
+from jaxfix.study import record
+from jaxfix.train import Epoch
+
+DEFAULT_METHODS = ('apricot', 'prdnn', 'arachne')
+
+_log = logging.getLogger('jaxfix')
+_EVALUATION = 0x6576  # named stream of the seed's key
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What to do.
+
+  Attributes:
+    subject: name, see `jaxfix.subjects`.
+    methods: names, see `jaxfix.methods`.
+    out: folder of the results.
+    seed: of the approaches and of the attack.
+    split_seed: of the splits and of the training of the original, which stay the same over several seeds.
+    data_dir: where local data lies.
+    model: checkpoint or .h5 of the original; None trains the subject's own network first.
+    width: of that network.
+    recipe: of that training; None for the subject's own.
+    failures: which split failing samples come from.
+    settings: 'option' or 'method.option' -> value as text.
+    published: ignore the subject's presets and use the published defaults.
+  """
+  subject: str = 'digits_lenet5'
+  methods: tuple[str, ...] = DEFAULT_METHODS
+  out: str = 'out'
+  seed: int = 0
+  split_seed: int = 0
+  data_dir: str | None = None
+  model: str | None = None
+  width: float = 1.
+  recipe: Recipe | None = None
+  failures: FailureSource = 'repair'
+  settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  published: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """One approach's folder, read back."""
+  row: dict[str, Any]
+  trace: dict[str, Any]
+  labels_before: np.ndarray | None = None
+  labels_after: np.ndarray | None = None
+
+
+def run(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+        on_start: Callable[[str], None] = lambda method: None) -> tuple[Subject, list[Result]]:
+  """Does the job; everything is on disk when it returns.
+
+  Args:
+    job: what to do.
+    on_epoch: called after every epoch of training the original.
+    on_start: called with the name of each approach before it begins.
+  Raises:
+    JaxfixError: the job cannot be done as asked. What an approach cannot do is an outcome in its row, not an error.
+  """
+  chosen = [methods.get(name) for name in dict.fromkeys(job.methods)]
+  require(len(chosen) > 0, f'No method was named; choose from {", ".join(methods.NAMES)}.')
+  row = subjects.entry(job.subject)
+  configs = {m.name: resolve(m, {} if job.published else row.presets.get(m.name, {}), job.settings, chosen)
+             for m in chosen}
+  out = pathlib.Path(job.out)
+  subject = prepare(job, on_epoch=on_epoch)
+  with replacing(out / 'splits.npz') as partial, open(partial, 'wb') as f:
+    np.savez(f, **subject.split_indices)
+  results = []
+  for method in chosen:
+    on_start(method.name)
+    results.append(repair_and_record(method, configs[method.name], subject, out / method.name, seed=job.seed))
+  return subject, results
+
+
+def resolve(method: Method, preset: Mapping[str, Any], settings: Mapping[str, str], chosen: list[Method]) -> Any:
+  """The config of one approach: published defaults, then the preset, then the settings that concern it.
+
+  Raises:
+    UnknownNameError: a setting is an option of none of the chosen approaches.
+    BadInputError: a value has the wrong type or is out of range.
+  """
+  overrides = dict(preset)
+  options = {m.name: {f.name for f in dataclasses.fields(m.config)} for m in chosen}
+  for name, value in settings.items():
+    target, dot, option = name.rpartition('.')
+    if dot and target not in options:
+      raise UnknownNameError('method in --set', target, options)
+    owners = [target] if dot else [m for m, names in options.items() if option in names]
+    if not any(option in options[m] for m in owners):
+      raise UnknownNameError(f'option of {" or ".join(owners or options)}', option,
+                             set().union(*(options[m] for m in owners or options)))
+    if method.name in owners:
+      overrides[option] = value
+  return methods.configure(method, overrides)
+
+
+def prepare(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Subject:
+  """The subject with its original model: given, trained before in the same folder, or trained now."""
+  subject = subjects.load(job.subject, data_dir=job.data_dir, seed=job.split_seed, width=job.width, recipe=job.recipe,
+                          failures=job.failures)
+  if job.model:
+    original, past = subjects.read_model(job.model, subject), None
+  else:
+    folder = pathlib.Path(job.out) / 'original'
+    original = history.train_subject(subject, folder, seed=job.split_seed, on_epoch=on_epoch)
+    past = history.load_history(folder)
+  return subjects.with_classifier(subject, original, history=past)
+
+
+def repair_and_record(method: Method, config: Any, subject: Subject, folder: pathlib.Path, *, seed: int) -> Result:
+  """Repairs by one approach, measures on the test split, and writes its folder; or reads it, if it is already there.
+
+  Raises:
+    JaxfixError: the problem is malformed for every approach (`check_problem`), or the folder cannot be written.
+  """
+  key = jax.random.key(seed)
+  described = describe_config(config)
+  identifier = record.run_id(described, seed, approach=method.name, subject=subject.name,
+                             original=fingerprint(subject.problem.classifier), failures=subject.problem.failures,
+                             split_sha256=dict(subject.split_sha256), source=subject.dataset_source)
+  if (done := _finished(folder, identifier)) is not None:
+    return done
+  (folder / 'result.json').unlink(missing_ok=True)   # from here on the folder is not whole
+  started = record.utc_now()
+  repair = comparison = None
+  with _logging_to(folder / 'log.txt'):
+    _log.info('%s on %s, seed %d, run %s', method.name, subject.name, seed, identifier)
+    _log.info('config %s', described)
+    try:
+      repair = methods.run(method, subject.problem, config, key=jax.random.fold_in(key, 0))
+      for note in repair.trace.notes:
+        _log.info('%s', note)
+      _log.info('seconds by phase %s', {k: round(v, 3) for k, v in repair.seconds.items()})
+      comparison = measure(subject, repair, key=jax.random.fold_in(key, _EVALUATION))
+      outcome, reason = _judge(comparison)
+    except Unadaptable as e:
+      outcome, reason = 'UNADAPTABLE', e.reason
+    except Exception as e:  # the study's FAILURE: kept with its traceback, and the job goes on
+      if isinstance(e, JaxfixError) and not isinstance(e, RepairFailure):
+        raise   # the problem itself is malformed, for every approach
+      outcome, reason = 'FAILURE', f'{type(e).__name__}: {e}'
+      repair = comparison = None
+      _log.error('%s', traceback.format_exc())
+    row = record.make_row(subject=subject, seed=seed, key=key, started=started, outcome=outcome, reason=reason,
+                          method=method, config=described, repair=repair, comparison=comparison,
+                          identifier=identifier)
+    _log.info('%s %s', outcome, row['outcome_reason'])
+  _write(folder, row, repair, comparison)
+  return _finished(folder, identifier)
+
+
+def measure(subject: Subject, repair: Repair, *, key: jax.Array) -> Comparison:
+  """Original against repaired on the test split, with the subject's standard attack."""
+  return evaluate.compare(subject.problem.classifier, repair.classifier, subject.test, key=key,
+                          pgd=PGD(subject.pgd_epsilon), repair_split=subject.problem.repair)
+
+
+def _judge(comparison: Comparison) -> tuple[str, str]:
+  outcome = evaluate.outcome(comparison.counts.acc_original, [comparison.counts.acc])
+  if outcome == 'OK':
+    return outcome, ''
+  return outcome, f'accuracy fell from {comparison.counts.acc_original:.4f} to {comparison.counts.acc:.4f}'
+
+
+def _write(folder: pathlib.Path, row: dict[str, Any], repair: Repair | None, comparison: Comparison | None) -> None:
+  """Everything but the record first: a killed run leaves a folder without a record, which is done again."""
+  trace = {'curves': {}, 'selected': None, 'edits': [], 'solver': {}, 'notes': []}
+  if repair is not None:
+    trace = {**dataclasses.asdict(repair.trace), 'curves': {k: np.asarray(v) for k, v in repair.trace.curves.items()}}
+    checkpoint.save(folder / 'repaired.safetensors', repair.classifier,
+                    meta={'subject': row['subject'], 'approach': row['approach'], 'run_id': row['run_id']})
+  write_json(folder / 'trace.json', trace)
+  if comparison is not None:
+    with replacing(folder / 'predictions.npz') as partial, open(partial, 'wb') as f:
+      np.savez(f, before=comparison.labels_before, after=comparison.labels_after)
+  write_json(folder / 'result.json', row)
+
+
+def _finished(folder: pathlib.Path, identifier: str) -> Result | None:
+  """The result in `folder`, if it is whole and that of this run."""
+  path = folder / 'result.json'
+  if not path.exists():
+    return None
+  try:
+    row = read_json(path)
+    record.check_row(row)
+    if row['run_id'] != identifier:
+      return None
+    trace = read_json(folder / 'trace.json')
+    if row['counts'] is None:
+      return Result(row, trace)
+    with np.load(folder / 'predictions.npz', allow_pickle=False) as arrays:
+      return Result(row, trace, arrays['before'], arrays['after'])
+  except (OSError, ValueError, KeyError, BadInputError, CorruptFileError):
+    return None
+
+
+@contextlib.contextmanager
+def _logging_to(path: pathlib.Path) -> Iterator[None]:
+  """Within it, the package's log also goes to a file, one folder an approach."""
+  write_text(path, '')
+  handler = logging.FileHandler(path, encoding='utf-8')
+  handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
+  level, propagate = _log.level, _log.propagate
+  _log.addHandler(handler)
+  _log.setLevel(logging.INFO)
+  _log.propagate = False
+  try:
+    yield
+  finally:
+    _log.removeHandler(handler)
+    handler.close()
+    _log.setLevel(level)
+    _log.propagate = propagate

@@ -1,0 +1,67 @@
+"""What every launcher shares: one line and exit code 2 for a user's mistake, and a log."""
+import logging
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from rich.console import Console
+
+from jaxfix.errors import JaxfixError
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  try:
+    return flags.FLAGS(list(argv))
+  except flags.Error as e:
+    sys.exit(_refuse(f'{e} (--help lists the flags)'))
+
+
+def _refuse(message: str) -> int:
+  print(f'error: {" ".join(str(message).split())}', file=sys.stderr)
+  return 2
+
+
+def run(main: Callable[[], int | None]) -> None:
+  """Runs `main()` under absl and exits: 0 or what it returns; 2 with one line for a `JaxfixError` or a bad flag; 130
+  when interrupted. Any other exception is a defect and keeps its traceback."""
+
+  def guarded(argv: Sequence[str]) -> int | None:
+    if len(argv) > 1:
+      return _refuse(f'unexpected argument {argv[1]!r}; options are written --name=value')
+    try:
+      return main()
+    except JaxfixError as e:
+      return _refuse(e)
+    except KeyboardInterrupt:
+      print('interrupted; run the same command again to continue', file=sys.stderr)
+      return 130
+
+  logging.getLogger('absl').setLevel(logging.ERROR)
+  app.run(guarded, flags_parser=_parse_flags)
+
+
+def console() -> Console:
+  """Where progress and tables go: the terminal, at least 100 columns wide when it is a file or a pipe."""
+  out = Console()
+  return out if out.is_terminal else Console(width=max(out.width, 120))
+
+
+def settings(assignments: Sequence[str]) -> dict[str, str]:
+  """`['a=1', 'm.b=2']` as `{'a': '1', 'm.b': '2'}`.
+
+  Raises:
+    JaxfixError: an item has no '='.
+  """
+  result = {}
+  for item in assignments:
+    name, equals, value = item.partition('=')
+    if not equals or not name:
+      raise JaxfixError(f'--set takes name=value, got {item!r}.')
+    result[name.strip()] = value.strip()
+  return result
+
+
+def exists(path: str | None) -> bool:
+  """Whether a path was given and is there."""
+  return bool(path) and pathlib.Path(path).exists()
