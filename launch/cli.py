@@ -1,10 +1,10 @@
 """What every launcher shares: one line and exit code 2 for a user's mistake, and a log."""
-import logging
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
+from absl import logging as absl_logging
 from rich.console import Console
 
 from jaxfix.errors import JaxfixError
@@ -29,6 +29,7 @@ def run(main: Callable[[], int | None]) -> None:
   def guarded(argv: Sequence[str]) -> int | None:
     if len(argv) > 1:
       return _refuse(f'unexpected argument {argv[1]!r}; options are written --name=value')
+    absl_logging.set_verbosity(absl_logging.WARNING)   # libraries announce themselves at INFO
     try:
       return main()
     except JaxfixError as e:
@@ -37,7 +38,6 @@ def run(main: Callable[[], int | None]) -> None:
       print('interrupted; run the same command again to continue', file=sys.stderr)
       return 130
 
-  logging.getLogger('absl').setLevel(logging.ERROR)
   app.run(guarded, flags_parser=_parse_flags)
 
 

@@ -35,7 +35,8 @@ def digits(first: int, last: int) -> Split:
   """Rows `first` to `last` of scikit-learn's digits, `[n, 8, 8, 1]` float32 in [0, 1]."""
   bunch = datasets.load_digits()
   x = (bunch.images[..., None] / 16).astype(np.float32)
-  return Split(x[first:last], bunch.target[first:last].astype(np.int32), (bunch.target[first:last] % 2).astype(np.int32))
+  y = bunch.target[first:last].astype(np.int32)
+  return Split(x[first:last], y, y % 2)
 
 
 RECIPE = Recipe(learning_rate=3e-3, batch_size=32, epochs=2)

@@ -1,16 +1,20 @@
 """Data sets that TFDS has prepared as array_record files, read without TensorFlow; and preparing them without it.
 
-TFDS can read array_record files with NumPy alone, but its MNIST and CIFAR-10 builders open files and encode images with
-TensorFlow (tensorflow-datasets 4.9.10). `download` gives them generators that do both with the standard library and
-Pillow, so that a plain installation of jaxfix can download either.
+TFDS can read array_record files with NumPy alone, but it unpacks archives, and its MNIST and CIFAR-10 builders open
+files and encode images, with TensorFlow (tensorflow-datasets 4.9.10). `download` gives these two builders split
+generators that use the standard library and Pillow instead, so that a plain installation of jaxfix can download them.
 """
 import contextlib
+import functools
+import gzip
 import io
 import json
 import os
 import pathlib
 import struct
+import tarfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -146,7 +150,8 @@ def download(name: str) -> pathlib.Path:
   try:
     import tensorflow_datasets as tfds
     builder = tfds.builder(name, data_dir=os.fspath(default_root()))
-    builder._generate_examples = {'mnist': _mnist_examples, 'cifar10': _cifar10_examples}[name]
+    split_generators = {'mnist': _mnist_splits, 'cifar10': _cifar10_splits}[name]
+    builder._split_generators = functools.partial(split_generators, builder)
     builder.download_and_prepare(file_format='array_record')
   except Exception as e:  # TFDS passes on whatever its many parts raise; the caller goes on to a one-line report
     raise DataNotFoundError(f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no reason"}'
@@ -156,16 +161,18 @@ def download(name: str) -> pathlib.Path:
   return directory
 
 
-def _png(image: np.ndarray) -> bytes:
-  out = io.BytesIO()
-  Image.fromarray(image).save(out, format='PNG')
-  return out.getvalue()
+def _mnist_splits(builder: Any, manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+  """As TFDS's own `_split_generators` for MNIST."""
+  files = {(part, kind): urllib.parse.urljoin(builder.URL, f'{stem}-{kind}-ubyte.gz')
+           for part, stem in (('train', 'train'), ('test', 't10k')) for kind in ('images-idx3', 'labels-idx1')}
+  paths = dict(zip(files, manager.download(list(files.values())), strict=True))
+  return {part: _mnist_examples(paths[part, 'images-idx3'], paths[part, 'labels-idx1']) for part in ('train', 'test')}
 
 
-def _mnist_examples(num_examples: int, data_path: os.PathLike, label_path: os.PathLike) -> Iterator[tuple[int, dict]]:
-  """As TFDS's own generator for MNIST. IDX files: big-endian header (magic, count, rows, columns), then bytes."""
-  del num_examples  # the header has it
-  pixels, labels = pathlib.Path(data_path).read_bytes(), pathlib.Path(label_path).read_bytes()
+def _mnist_examples(image_path: os.PathLike, label_path: os.PathLike) -> Iterator[tuple[int, dict]]:
+  """IDX files: a big-endian header (magic, count, and for images rows and columns), then bytes."""
+  with gzip.open(image_path) as f, gzip.open(label_path) as g:
+    pixels, labels = f.read(), g.read()
   magic, count, height, width = struct.unpack('>4i', pixels[:16])
   require(magic == 2051 and len(pixels) == 16 + count * height * width and len(labels) == 8 + count,
           'the downloaded MNIST files are not IDX files of one length', CorruptFileError)
@@ -174,13 +181,32 @@ def _mnist_examples(num_examples: int, data_path: os.PathLike, label_path: os.Pa
     yield i, {'image': _png(images[i]), 'label': labels[8 + i]}
 
 
-def _cifar10_examples(split_prefix: str, filepaths: Iterator[str]) -> Iterator[tuple[int, dict]]:
-  """As TFDS's own generator for CIFAR-10. Records of 3073 bytes: label, then red, green and blue planes of 32x32."""
+def _cifar10_splits(builder: Any, manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+  """As TFDS's own `_split_generators` for CIFAR-10, with the class names that it reads from the archive."""
+  info = builder._cifar_info
+  path = manager.download(info.url)
+  with tarfile.open(path) as archive:
+    names = archive.extractfile(info.prefix + info.label_files[0]).read().decode()
+  builder.info.features['label'].names = names.split()
+  return {'train': _cifar10_examples(path, info.prefix, info.train_files, 'train_'),
+          'test': _cifar10_examples(path, info.prefix, info.test_files, 'test_')}
+
+
+def _cifar10_examples(path: os.PathLike, prefix: str, files: Sequence[str],
+                      id_prefix: str) -> Iterator[tuple[int, dict]]:
+  """Records of 3073 bytes: the label, then the red, the green and the blue plane of 32x32."""
   i = 0
-  for path in filepaths:
-    data = np.frombuffer(pathlib.Path(path).read_bytes(), np.uint8)
-    require(len(data) % 3073 == 0, 'the downloaded CIFAR-10 files are truncated', CorruptFileError)
-    for record in data.reshape(-1, 3073):
-      image = np.ascontiguousarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
-      yield i, {'image': _png(image), 'label': int(record[0]), 'id': f'{split_prefix}{i:05d}'}
-      i += 1
+  with tarfile.open(path) as archive:
+    for name in files:
+      data = np.frombuffer(archive.extractfile(prefix + name).read(), np.uint8)
+      require(len(data) % 3073 == 0, 'the downloaded CIFAR-10 files are truncated', CorruptFileError)
+      for record in data.reshape(-1, 3073):
+        image = np.ascontiguousarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+        yield i, {'image': _png(image), 'label': int(record[0]), 'id': f'{id_prefix}{i:05d}'}
+        i += 1
+
+
+def _png(image: np.ndarray) -> bytes:
+  out = io.BytesIO()
+  Image.fromarray(image).save(out, format='PNG')
+  return out.getvalue()

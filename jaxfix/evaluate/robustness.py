@@ -5,15 +5,15 @@ the sign of the gradient, from a random start, projected onto the ball and the b
 converged attack: 40 steps travel at most 4/3 epsilon, so that a third of the coordinates cannot reach the far face of
 the ball from where they start. `strong` is the preset that can.
 
-An attack is one compiled `scan`; the gradient is with respect to inputs only; a batch goes to the device once for all
-models of a comparison. Sample i starts from a key folded with its index in the split, so that neither batching nor
+An attack is one compiled `scan`; the gradient is with respect to inputs only; batches and starting points are made
+once for all models of a comparison, and nothing returns to the host before all models have been attacked. Sample i starts from a key folded with its index in the split, so that neither batching nor
 order changes anything, and models attacked under one key differ for no other reason than their weights.
 """
 import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -161,10 +161,10 @@ def attack(classifier: Classifier, z: np.ndarray | jax.Array, y: np.ndarray, *, 
   """
   check_inputs(classifier, z, 'attack')
   require(len(z) == len(y), f'attack: {len(z)} inputs but {len(y)} labels.')
-  batches = _device_batches(np.asarray(z, np.float32), y, np.arange(len(y)) if index is None else index, batch_size)
-  results = _launch(classifier, batches, _ball(classifier, z, pgd), pgd, key, keep=True)
-  success, finite, adversarial = (_gather(results, item, len(y)) for item in range(3))
-  return Attacked(success, adversarial, bool(finite.all()))
+  inputs = _prepare(classifier, np.asarray(z, np.float32), y, np.arange(len(y)) if index is None else index, pgd, key,
+                    batch_size)
+  success, finite, adversarial = _run(classifier, inputs, pgd)
+  return Attacked(*(np.asarray(part)[:len(y)] for part in (success, jnp.concatenate(adversarial))), bool(finite.all()))
 
 
 def attack_success(classifiers: Sequence[Classifier], split: Split, correct: np.ndarray, *, pgd: PGD, key: jax.Array,
@@ -197,11 +197,10 @@ def attack_success(classifiers: Sequence[Classifier], split: Split, correct: np.
     space = (classifier.mean, classifier.std)
     if space not in spaces:
       z = np.asarray(classifier.normalize(jnp.asarray(chosen.x)))
-      spaces[space] = z, _device_batches(z, chosen.y, indices, batch_size)
-    z, batches = spaces[space]
-    pending.append(_launch(classifier, batches, _ball(classifier, z, pgd), pgd, key_start, keep=False))
-  successes = np.stack([_gather(results, 0, len(indices)) for results in pending])
-  if not all(_gather(results, 1, len(indices)).all() for results in pending):
+      spaces[space] = _prepare(classifier, z, chosen.y, indices, pgd, key_start, batch_size)
+    pending.append(_run(classifier, spaces[space], pgd)[:2])
+  successes, finite = (np.stack(parts)[:, :len(indices)] for parts in zip(*jax.device_get(pending), strict=True))
+  if not finite.all():
     flags += ('nonfinite_outputs',)
   hits = successes.sum(axis=1).tolist()
   return AttackSuccess(tuple(h / len(indices) for h in hits), tuple(wilson(h, len(indices)) for h in hits), indices,
@@ -244,60 +243,76 @@ def _ball(classifier: Classifier, z: np.ndarray, pgd: PGD) -> _Ball:
   return _Ball(*(jnp.asarray(v, jnp.float32) for v in (pgd.epsilon, pgd.stepsize, std.reshape(shape), low, high)))
 
 
-def _device_batches(z: np.ndarray, y: np.ndarray, index: np.ndarray, batch_size: int) -> list[tuple[jax.Array, ...]]:
-  """`(z, y, index)` on the devices, in batches of one padded shape."""
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """One padded batch on the devices: inputs, labels, and the starting points of each restart."""
+  z: jax.Array
+  y: jax.Array
+  starts: tuple[jax.Array, ...]
+
+
+def _prepare(classifier: Classifier, z: np.ndarray, y: np.ndarray, index: np.ndarray, pgd: PGD, key: jax.Array,
+             batch_size: int) -> tuple[_Ball, list[_Batch]]:
+  """What does not depend on the weights, once for all models of one space."""
+  ball = devices.replicate(_ball(classifier, z, pgd))
   batch_size = devices.round_up(min(batch_size, len(z)), devices.data_mesh().size)
   columns = (z, np.asarray(y, np.int32), np.asarray(index, np.uint32))
-  padded = (predict.padded_batches(column, batch_size) for column in columns)
-  return [tuple(devices.shard_batch(part) for part, _ in parts) for parts in zip(*padded, strict=True)]
+  batches = []
+  for parts in zip(*(predict.padded_batches(column, batch_size) for column in columns), strict=True):
+    zb, yb, ib = (devices.shard_batch(part) for part, _ in parts)
+    keys = [devices.replicate(jax.random.fold_in(key, r)) for r in range(pgd.restarts)]
+    starts = [_start(k, ib, zb, ball, norm=pgd.norm) if pgd.random_start else zb for k in keys]
+    batches.append(_Batch(zb, yb, tuple(starts)))
+  return ball, batches
 
 
-def _launch(classifier: Classifier, batches: list[tuple[jax.Array, ...]], ball: _Ball, pgd: PGD, key: jax.Array, *,
-            keep: bool) -> list[tuple[jax.Array, ...]]:
-  """Starts the attack on every batch and waits for none of them."""
-  classifier, ball, key = devices.replicate((classifier, ball, key))
-  return [_attack(classifier, *batch, ball, key, norm=pgd.norm, steps=pgd.steps, random_start=pgd.random_start,
-                  restarts=pgd.restarts, probs=pgd.attack_output == 'probs', keep=keep) for batch in batches]
+def _run(classifier: Classifier, inputs: tuple[_Ball, list[_Batch]], pgd: PGD
+         ) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+  """Success and finiteness of every (padded) row, and where each batch ended; waits for nothing."""
+  ball, batches = inputs
+  classifier = devices.replicate(classifier)
+  successes, finites, ends = [], [], []
+  for batch in batches:
+    success, finite, end = _descend(classifier, batch.z, batch.y, batch.starts[0], ball, **_statics(pgd))
+    for start in batch.starts[1:]:
+      again = _descend(classifier, batch.z, batch.y, start, ball, **_statics(pgd))
+      end = jnp.where(_per_sample(success, end), end, again[2])
+      success, finite = success | again[0], finite & again[1]
+    successes.append(success)
+    finites.append(finite)
+    ends.append(end)
+  return jnp.concatenate(successes), jnp.concatenate(finites), ends
 
 
-def _gather(results: list[tuple[jax.Array, ...]], item: int, n: int) -> np.ndarray:
-  return np.concatenate([np.asarray(result[item]) for result in results])[:n]
+def _statics(pgd: PGD) -> dict[str, Any]:
+  return {'norm': pgd.norm, 'steps': pgd.steps, 'probs': pgd.attack_output == 'probs'}
 
 
 # Radius, step, bounds and scale are traced: a curve over epsilon compiles once.
-@functools.partial(jax.jit, static_argnames=('norm', 'steps', 'random_start', 'restarts', 'probs', 'keep'))
-def _attack(classifier: Classifier, z: jax.Array, y: jax.Array, index: jax.Array, ball: _Ball, key: jax.Array, *,
-            norm: str, steps: int, random_start: bool, restarts: int, probs: bool,
-            keep: bool) -> tuple[jax.Array, ...]:
-  """Success `[n]`, finite `[n]`, and with `keep` the adversarial inputs."""
+@functools.partial(jax.jit, static_argnames='norm')
+def _start(key: jax.Array, index: jax.Array, z: jax.Array, ball: _Ball, *, norm: str) -> jax.Array:
+  """A point of each sample's ball, within the bounds."""
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+  return _PROJECT[norm](z, ball, z + _NOISE[norm](keys, z.shape[1:], ball))
+
+
+@functools.partial(jax.jit, static_argnames=('norm', 'steps', 'probs'))
+def _descend(classifier: Classifier, z: jax.Array, y: jax.Array, start: jax.Array, ball: _Ball, *, norm: str,
+             steps: int, probs: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Success `[n]`, finite logits `[n]` and the end points of one run from `start`."""
   target = jax.nn.one_hot(y, classifier.num_classes)
-  project = functools.partial(_PROJECT[norm], z, ball)
 
   def loss(x):
     logits = classifier.logits_of_normalized(x)
-    scores = jax.nn.softmax(logits) if probs else logits
-    return -jnp.sum(target * jax.nn.log_softmax(scores))
-
-  gradient = jax.grad(loss)
+    return -jnp.sum(target * jax.nn.log_softmax(jax.nn.softmax(logits) if probs else logits))
 
   def step(x, _):
-    return project(x + _ASCENT[norm](gradient(x), ball)), None
+    return _PROJECT[norm](z, ball, x + _ASCENT[norm](jax.grad(loss)(x), ball)), None
 
-  def restart(carry, r):
-    success, finite, *best = carry
-    start = z
-    if random_start:
-      start = z + _START_NOISE[norm](jax.vmap(jax.random.fold_in, (0, None))(keys, r), z.shape[1:], ball)
-    x, _ = jax.lax.scan(step, project(start), length=steps)
-    logits = classifier.logits_of_normalized(x)
-    is_finite = jnp.isfinite(logits).all(axis=-1)
-    hit = ~is_finite | (logits.argmax(axis=-1) != y)
-    best = [jnp.where(_per_sample(success, z), earlier, x) for earlier in best]
-    return (success | hit, finite & is_finite, *best), None
-
-  none = jnp.zeros(y.shape, bool)
-  return jax.lax.scan(restart, (none, ~none, *[z] * keep), jnp.arange(restarts, dtype=jnp.uint32))[0]
+  end, _ = jax.lax.scan(step, start, length=steps)
+  logits = classifier.logits_of_normalized(end)
+  finite = jnp.isfinite(logits).all(axis=-1)
+  return ~finite | (logits.argmax(axis=-1) != y), finite, end
 
 
 def _per_sample(values: jax.Array, z: jax.Array) -> jax.Array:
@@ -345,4 +360,4 @@ def _l2_noise(keys: jax.Array, shape: tuple[int, ...], ball: _Ball) -> jax.Array
 
 _PROJECT = {'linf': _linf_project, 'l2': _l2_project}
 _ASCENT = {'linf': _linf_ascent, 'l2': _l2_ascent}
-_START_NOISE = {'linf': _linf_noise, 'l2': _l2_noise}
+_NOISE = {'linf': _linf_noise, 'l2': _l2_noise}

@@ -210,10 +210,20 @@ def _dropout(layer: KerasLayer) -> list[tuple[str, Options]]:
 
 
 _CONVERTERS = {
-  'Activation': _activation, 'Add': lambda layer: [('add', {})],
-  'AveragePooling2D': _pool('avgpool', count_pads=False), 'BatchNormalization': _batch_norm,
+  'Activation': _activation,
+  'Add': lambda layer: [('add', {})],
+  'AveragePooling2D': _pool('avgpool', count_pads=False),
+  'BatchNormalization': _batch_norm,
   'Concatenate': lambda layer: [('concat', {})],
-  'Conv2D': _conv, 'Convolution2D': _conv, 'Dense': _dense, 'Dropout': _dropout,
-  'Flatten': lambda layer: [('flatten', {})], 'GlobalAveragePooling2D': _global_pool('gap'),
-  'GlobalMaxPooling2D': _global_pool('gmp'), 'MaxPooling2D': _pool('maxpool'), 'ReLU': _relu, 'Softmax': lambda layer: [('softmax', {})],
-  'ZeroPadding2D': _zero_pad}
+  'Conv2D': _conv,
+  'Convolution2D': _conv,
+  'Dense': _dense,
+  'Dropout': _dropout,
+  'Flatten': lambda layer: [('flatten', {})],
+  'GlobalAveragePooling2D': _global_pool('gap'),
+  'GlobalMaxPooling2D': _global_pool('gmp'),
+  'MaxPooling2D': _pool('maxpool'),
+  'ReLU': _relu,
+  'Softmax': lambda layer: [('softmax', {})],
+  'ZeroPadding2D': _zero_pad,
+}

@@ -1,4 +1,4 @@
-"""One page that shows what repairs did: a function of the records, traces and predictions on disk, and the test data."""
+"""One page that shows what repairs did: a function of the records, traces and predictions on disk, and test data."""
 import os
 import pathlib
 from collections.abc import Mapping, Sequence

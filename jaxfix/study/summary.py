@@ -18,6 +18,10 @@ def counted(value: float | None, count: int, total: int) -> str:
   return '-' if value is None else f'{percent(value)} ({count}/{total})'
 
 
+def _change(before: float | None, after: float | None) -> str:
+  return '-' if before is None or after is None else f'{100 * before:.2f} \u2192 {percent(after)}'
+
+
 def result_cells(row: Mapping[str, Any]) -> list[str]:
   """One row of `result_table`, after the approach and its level."""
   counts = row['counts']
@@ -25,14 +29,13 @@ def result_cells(row: Mapping[str, Any]) -> list[str]:
     return [row['outcome'], '-', '-', '-', '-', '-', '-' if row['repair_seconds'] is None else '']
   n, failures = row['n_test'], row['n_failures']
   aaod = '' if row['aaod'] is None else f', AAOD {row["aaod_original"]:.4f} to {row["aaod"]:.4f}'
-  return [row['outcome'], f'{percent(row["acc_original"])} to {percent(row["acc"])}',
+  return [row['outcome'], _change(row['acc_original'], row['acc']),
           counted(row['rr'], counts['fixed'], failures), percent(row['rr_repair']),
-          counted(row['nfr'], counts['broken'], n), f'{percent(row["asr_original"])} to {percent(row["asr"])}{aaod}',
+          counted(row['nfr'], counts['broken'], n), _change(row['asr_original'], row['asr']) + aaod,
           f'{row["repair_seconds"]:.1f}']
 
 
-COLUMNS = ('outcome', 'accuracy', 'failures fixed (RR)', 'RR on repair split', 'broken (NFR)', 'attack success',
-           'seconds')
+COLUMNS = ('outcome', 'accuracy', 'fixed (RR)', 'RR on repair split', 'broken (NFR)', 'attack success', 'seconds')
 
 
 def result_table(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Table:
