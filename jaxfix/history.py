@@ -6,6 +6,7 @@
     OUT/history/curves.json           loss and accuracies by epoch
     OUT/model.safetensors             the last weights; present only when training is complete
 """
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ def train_subject(subject: Subject, out: str | os.PathLike, *, seed: int,
     require(sha256_of_json(read_json(out / 'run.json')) == sha256_of_json(what),
             f'{out} holds another training run (see run.json there); choose another output folder.')
   write_json(out / 'run.json', what)
-  if (out / 'model.safetensors').exists():
+  with contextlib.suppress(DataNotFoundError, CorruptFileError):   # not finished, or cut off while it was saved
     return checkpoint.load(out / 'model.safetensors')
 
   problem = subject.problem

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import struct
+import sys
 import tarfile
 import urllib.error
 import urllib.parse
@@ -152,7 +153,8 @@ def download(name: str) -> pathlib.Path:
     builder = tfds.builder(name, data_dir=os.fspath(default_root()))
     split_generators = {'mnist': _mnist_splits, 'cifar10': _cifar10_splits}[name]
     builder._split_generators = functools.partial(split_generators, builder)
-    builder.download_and_prepare(file_format='array_record')
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints; a caller's output is not the place for it
+      builder.download_and_prepare(file_format='array_record')
   except Exception as e:  # TFDS passes on whatever its many parts raise; the caller goes on to a one-line report
     raise DataNotFoundError(f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else "no reason"}'
                             ) from e

@@ -24,7 +24,7 @@ from jaxfix.solve.rows import Rows
 
 _STEP = 0.995         # share of the way to the boundary of a step
 _REFINEMENTS = 2      # of the row equation of each step: without them its residual stalls near 1e-8
-_PATIENCE = 6         # iterations without progress after which rounding is taken to be in charge
+_PATIENCE = 8         # iterations without progress after which rounding is taken to be in charge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,37 +165,34 @@ def solve_norm_program(program: NormProgram, *, time_limit_s: float = 600.0, gap
     feasibility_tolerance: largest row violation of an optimal answer, in the rows' units.
   """
   start = time.monotonic()
-  best, stalled, sound = None, 0, _with_finite_slack(program)
+  best, least, stalled, sound = None, np.inf, 0, _with_finite_slack(program)
   now = _start(sound)
   for iteration in range(max_iterations):
     row_values, gradient = program.rows.matvec(now.d), program.rows.rmatvec(now.y_row)
     if program.farkas_bound(now.y_row, gradient) > 1e-9 * np.abs(program.rhs * now.y_row).sum():
       return _result(program, now, row_values, gradient, Status.INFEASIBLE, iteration)
     found = _result(program, now, row_values, gradient, Status.NUMERICAL, iteration)
-    if best is None or _merit(found, feasibility_tolerance) < 0.5 * _merit(best, feasibility_tolerance):
-      stalled = 0
-    else:
-      stalled += 1
-    if best is None or _merit(found, feasibility_tolerance) < _merit(best, feasibility_tolerance):
-      best = found
+    error = _error(found, feasibility_tolerance, gap_tolerance)
+    stalled = 0 if error < 0.9 * least else stalled + 1
+    if error < least:
+      best, least = found, error
     out_of_time = time.monotonic() - start > time_limit_s
-    if _merit(best, feasibility_tolerance) <= gap_tolerance or stalled >= _PATIENCE or out_of_time:
+    if error <= 1.0 or stalled >= _PATIENCE or out_of_time:
       break
     now = _advance(sound, now, row_values, gradient)
     if now is None or not np.isfinite(now.gap()):
       break
-  if _merit(best, feasibility_tolerance) <= accept_gap:
+  if _error(best, feasibility_tolerance, accept_gap) <= 1.0:
     return dataclasses.replace(best, status=Status.OPTIMAL)
   if out_of_time:
     return dataclasses.replace(best, status=Status.TIME_LIMIT)
   return dataclasses.replace(best, status=Status.ITERATION_LIMIT if iteration + 1 == max_iterations else Status.NUMERICAL)
 
 
-def _merit(found: InteriorResult, feasibility_tolerance: float) -> float:
-  """Relative gap of a feasible answer; at least 1 for an infeasible one. Below 1e-10 an objective counts as zero."""
-  if found.violation > feasibility_tolerance:
-    return 1.0 + found.violation
-  return max(0.0, found.objective - found.lower_bound) / max(abs(found.objective), 1e-3)
+def _error(found: InteriorResult, feasibility_tolerance: float, gap_tolerance: float) -> float:
+  """Violation and relative gap, the worse of the two, in units of its tolerance: at most 1 for an answer."""
+  gap = (found.objective - found.lower_bound) / max(abs(found.objective), 1e-6)
+  return max(found.violation / feasibility_tolerance, gap / gap_tolerance)
 
 
 def _result(program: NormProgram, now: _Iterate, row_values: np.ndarray, gradient: np.ndarray, status: Status,

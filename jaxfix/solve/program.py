@@ -112,7 +112,7 @@ class LinearProgram:
 
 
 def _first(mask: np.ndarray) -> int:
-  return int(np.argmax(mask))
+  return int(np.argmax(mask)) if mask.any() else -1
 
 
 @dataclasses.dataclass(frozen=True)

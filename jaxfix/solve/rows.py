@@ -17,6 +17,23 @@ DENSE_FROM = 0.1  # share of non-zeros from which a dense product beats a sparse
 _CHUNK = 2**22    # entries of a temporary block: 32 MiB of float64
 
 
+class Rows(Protocol):
+  """A linear operator with what the interior point needs."""
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """(number of rows m, number of columns n)."""
+
+  def matvec(self, delta: np.ndarray) -> np.ndarray:
+    """`[n] -> [m]`."""
+
+  def rmatvec(self, y: np.ndarray) -> np.ndarray:
+    """The transpose: `[m] -> [n]`."""
+
+  def gram(self, weight: np.ndarray) -> np.ndarray:
+    """`rows @ diag(weight) @ rows.T`, `[m, m]`; weight: `[n]`, >= 0."""
+
+
 @runtime_checkable
 class RowOracle(Protocol):
   """What `minimal_change` asks of rows that are built on demand."""
@@ -161,9 +178,7 @@ class RankOneRows:
       if first[a] < first[a + 1]:
         kernel = self.h[a:] @ (w * self.h[a]).T + bias  # K_o[a, b]: [P - a, d_out]
         out[mine, later] = self.u[mine] @ (self.u[later] * kernel[self.point[later] - a]).T
-    lower = np.tril_indices(len(out), -1)
-    out[lower] = out.T[lower]
-    return out
+    return np.triu(out) + np.triu(out, 1).T
 
   def row_scale(self) -> np.ndarray:
     """Largest absolute entry of each row, `[N]`; the bias entry makes it at least `|u|`."""
@@ -179,6 +194,33 @@ class RankOneRows:
     out = np.zeros((len(self.h), values.shape[1]))
     np.add.at(out, self.point, values)
     return out
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnSubset:
+  """Some columns of an operator: index `[n]` of its p columns, each multiplied by scale `[n]`."""
+
+  full: Rows
+  index: np.ndarray
+  scale: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    return self.full.shape[0], len(self.index)
+
+  def _expand(self, values: np.ndarray) -> np.ndarray:
+    out = np.zeros(self.full.shape[1])
+    out[self.index] = values
+    return out
+
+  def matvec(self, delta: np.ndarray) -> np.ndarray:
+    return self.full.matvec(self._expand(self.scale * delta))
+
+  def rmatvec(self, y: np.ndarray) -> np.ndarray:
+    return self.scale * self.full.rmatvec(y)[self.index]
+
+  def gram(self, weight: np.ndarray) -> np.ndarray:
+    return self.full.gram(self._expand(self.scale**2 * weight))
 
 
 def _dense_vector(values) -> np.ndarray:

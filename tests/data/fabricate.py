@@ -33,14 +33,14 @@ def write_images(folder: pathlib.Path, images: np.ndarray, suffix: str = '.png')
     (folder / f'{i:03d}{suffix}').write_bytes(encode(image, 'PNG' if suffix == '.png' else 'JPEG'))
 
 
-def write_mnist(folder: pathlib.Path, *, n_train: int = 60, n_test: int = 20, **changed: np.ndarray) -> None:
+def write_mnist(folder: pathlib.Path, *, n_train: int = 100, n_test: int = 40, **changed: np.ndarray) -> None:
   """`mnist.npz` of random pixels, labels 0..9 in turn; `changed` replaces arrays."""
   arrays = {'x_train': pixels(n_train, (28, 28), 1), 'y_train': np.arange(n_train, dtype=np.uint8) % 10,
             'x_test': pixels(n_test, (28, 28), 2), 'y_test': np.arange(n_test, dtype=np.uint8) % 10}
   np.savez(folder / 'mnist.npz', **(arrays | changed))
 
 
-def write_cifar10(folder: pathlib.Path, *, n_train: int = 200, n_test: int = 40) -> dict[str, np.ndarray]:
+def write_cifar10(folder: pathlib.Path, *, n_train: int = 100, n_test: int = 40) -> dict[str, np.ndarray]:
   """`cifar10.npz` with raw pixels, labels 0..9 in turn, in the `[n, 1]` shape in which CIFAR-10 is often stored."""
   arrays = {'x_train': pixels(n_train, (32, 32, 3), 1), 'y_train': (np.arange(n_train, dtype=np.uint8) % 10)[:, None],
             'x_test': pixels(n_test, (32, 32, 3), 2), 'y_test': (np.arange(n_test, dtype=np.uint8) % 10)[:, None]}

@@ -60,14 +60,14 @@ class ImageFolderTest(absltest.TestCase):
       image_folder.class_folders(self.root / 'nowhere')
 
   def test_mnist_from_folders(self):
-    for part, n in (('train', 4), ('test', 2)):
+    for part, n in (('train', 10), ('test', 4)):
       for digit in range(10):
         fabricate.write_images(self.root / 'mnist' / part / str(digit), fabricate.pixels(n, (28, 28, 1), digit))
     s = data.load('mnist', data_dir=self.root)
     self.assertEqual((s.source, len(s.train), len(s.valid), len(s.repair), len(s.test)),
-                     ('folder:mnist', 36, 4, 10, 10))
-    np.testing.assert_array_equal(s.pool.y, np.repeat(np.arange(10), 2))
-    np.testing.assert_array_equal(s.pool.x[6], fabricate.pixels(2, (28, 28, 1), 3)[0])
+                     ('folder:mnist', 90, 10, 20, 20))
+    np.testing.assert_array_equal(s.pool.y, np.repeat(np.arange(10), 4))
+    np.testing.assert_array_equal(s.pool.x[12], fabricate.pixels(4, (28, 28, 1), 3)[0])
 
 
 if __name__ == '__main__':

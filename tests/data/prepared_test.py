@@ -7,7 +7,6 @@ import io
 import os
 import pathlib
 import struct
-import sys
 import tarfile
 import tempfile
 import threading
@@ -21,35 +20,7 @@ from jaxfix import data
 from jaxfix.data import prepared
 from jaxfix.errors import CorruptFileError, DataNotFoundError
 from tests.data import fabricate
-
-
-def prepare(root: pathlib.Path, name: str, parts: dict[str, list[dict]], shape: tuple, names: list[str],
-            with_id: bool = False) -> pathlib.Path:
-  """Writes array_record files as TFDS does; images are handed over encoded, so TensorFlow is not needed."""
-  features = {'image': tfds.features.Image(shape=shape), 'label': tfds.features.ClassLabel(names=names)}
-  if with_id:
-    features['id'] = tfds.features.Text()
-
-  with tfds.core.registered.skip_registration():
-    class Builder(tfds.core.GeneratorBasedBuilder):
-      """Yields the given examples."""
-      VERSION = tfds.core.Version('3.0.1')
-      pkg_dir_path = None
-
-      def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-      def _split_generators(self, dl_manager):
-        return {part: self._generate_examples(examples) for part, examples in parts.items()}
-
-      def _generate_examples(self, examples):
-        yield from enumerate(examples)
-
-  Builder.name = name
-  tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):
-    Builder(data_dir=os.fspath(root)).download_and_prepare(file_format='array_record')
-  return root / name / '3.0.1'
+from tests.data.tfds_builder import prepare
 
 
 class TfdsTest(absltest.TestCase):
@@ -75,14 +46,13 @@ class TfdsTest(absltest.TestCase):
     # TFDS shuffles, so compare as sets of (image, label).
     want = {(image.tobytes(), int(label)) for image, label in zip(x[100:], y[100:], strict=True)}
     self.assertEqual({(image.tobytes(), int(label)) for image, label in zip(s.pool.x, s.pool.y, strict=True)}, want)
-    self.assertNotIn('tensorflow', sys.modules)
 
   def test_cifar10_gets_its_original_order_back(self):
     x = fabricate.pixels(140, (32, 32, 3))
     examples = [{'image': fabricate.encode(image), 'label': i % 10, 'id': f'train_{i:05d}'}
                 for i, image in enumerate(x)]
     prepare(self.root, 'cifar10', {'train': examples[:100], 'test': examples[100:]}, (32, 32, 3),
-            list(data.load('digits').class_names), with_id=True)
+            self.digits, texts=('id',))
     s = data.load('cifar10', data_dir=self.root)
     np.testing.assert_array_equal(s.pool.x, x[100:])
     np.testing.assert_array_equal(s.train.x, x[:100][s.indices['train']])
@@ -156,7 +126,6 @@ class DownloadTest(absltest.TestCase):
     self.assertEqual((s.source, len(s.train), len(s.test)), ('tfds:mnist:3.0.1', 90, 20))
     want = {(image.tobytes(), i % 10) for i, image in enumerate(x)}
     self.assertEqual({(image.tobytes(), int(label)) for image, label in zip(s.pool.x, s.pool.y, strict=True)}, want)
-    self.assertNotIn('tensorflow', sys.modules)
     self.www.rename(self.root / 'gone')  # the second time nothing is fetched
     self.assertEqual(data.load('mnist').split_sha256, s.split_sha256)
 

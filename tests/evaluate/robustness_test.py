@@ -21,10 +21,9 @@ WIDE = (-100., 100.)
 PLAIN = PGD(0.1, random_start=False, bounds=WIDE)
 
 
-def correct_digits(n):
-  """n digits that the trained model gets right."""
-  split, model = digits.split(), digits.mlp()
-  return model, split.take(np.flatnonzero(predict.labels(model, split.x) == split.y)[:n])
+def digits_and_model():
+  """The trained model and 60 digits that it gets right: one shape everywhere, so that little is compiled."""
+  return digits.mlp(), digits.right(60)
 
 
 class ClosedFormTest(parameterized.TestCase):
@@ -65,7 +64,7 @@ class ClosedFormTest(parameterized.TestCase):
     x = np.full((1, 2, 2, 3), 128, np.uint8)
     z = np.asarray(model.normalize(jnp.asarray(x)))
     for norm, low, high in (('linf', 0.02, 0.02), ('l2', 0, 0.02)):
-      pgd = PGD(0.02, norm=norm, eps_space='pixel')
+      pgd = PGD(0.02, norm=norm, eps_space='pixel', random_start=False)
       moved = np.abs((robustness.attack(model, z, np.array([0]), pgd=pgd, key=KEY).adversarial - z) * np.array(std))
       size = moved.max(axis=(1, 2)) if norm == 'linf' else np.sqrt((moved ** 2).sum())
       self.assertTrue((size >= low - 1e-5).all() and (size <= high + 1e-5).all(), size)
@@ -75,7 +74,8 @@ class ClosedFormTest(parameterized.TestCase):
                                key=KEY, mean=(0.3,), std=(0.2,))
     x = np.where(np.arange(16).reshape(1, 4, 4, 1) % 2, 255, 0).astype(np.uint8)
     z = model.normalize(jnp.asarray(x))
-    pixels = robustness.attack(model, z, np.array([0]), pgd=PGD(0.3, eps_space='pixel'), key=KEY).adversarial * .2 + .3
+    pixels = robustness.attack(model, z, np.array([0]), pgd=PGD(0.3, eps_space='pixel', random_start=False),
+                               key=KEY).adversarial * 0.2 + 0.3
     self.assertBetween(pixels.min(), -1e-6, 0.1)
     self.assertBetween(pixels.max(), 0.9, 1 + 1e-6)
 
@@ -83,7 +83,7 @@ class ClosedFormTest(parameterized.TestCase):
 class AttackTest(parameterized.TestCase):
 
   def test_no_radius_no_success(self):
-    model, split = correct_digits(200)
+    model, split = digits_and_model()
     for pgd in (PGD(0.), PGD(0., norm='l2'), PGD(0., abs_stepsize=0.1)):
       result = robustness.attack(model, split.x, split.y, pgd=pgd, key=KEY)
       self.assertFalse(result.success.any())
@@ -92,7 +92,7 @@ class AttackTest(parameterized.TestCase):
   @hypothesis.settings(max_examples=20, deadline=None)
   @hypothesis.given(st.floats(0, 2), st.sampled_from(['linf', 'l2']), st.integers(0, 3))
   def test_stays_in_the_ball_and_the_bounds(self, epsilon, norm, seed):
-    model, split = correct_digits(20)
+    model, split = digits_and_model()
     x = robustness.attack(model, split.x, split.y, pgd=PGD(epsilon, norm=norm), key=jax.random.key(seed)).adversarial
     self.assertBetween(x.min(), 0, 1)
     self.assertBetween(x.max(), 0, 1)
@@ -100,7 +100,7 @@ class AttackTest(parameterized.TestCase):
     self.assertLessEqual(np.linalg.norm(moved, axis=1, ord={'linf': np.inf, 'l2': 2}[norm]).max(), epsilon + 1e-6)
 
   def test_batches_and_order_change_nothing(self):
-    model, split = correct_digits(60)
+    model, split = digits_and_model()
     still = PGD(0.1, abs_stepsize=0.)  # stays at its random start: every bit can be compared
     whole = robustness.attack(model, split.x, split.y, pgd=still, key=KEY)
     order = np.random.default_rng(0).permutation(60)
@@ -120,38 +120,53 @@ class AttackTest(parameterized.TestCase):
     inside = np.linalg.norm(start, axis=1, ord=np.inf if norm == 'linf' else 2) < 1
     self.assertAlmostEqual(inside.mean(), 1 / 8, delta=0.02)  # 4 standard deviations
     np.testing.assert_allclose(start.mean(axis=0), 0, atol=0.08)
-    self.assertLen(np.unique(start[:, 0]), 4000)
+    self.assertGreater(len(np.unique(start[:, 0])), 3990)  # of 2^23 values, a few meet
 
   def test_key_decides_the_start(self):
-    model, split = correct_digits(20)
+    model, split = digits_and_model()
     runs = [robustness.attack(model, split.x, split.y, pgd=PGD(0.1, abs_stepsize=0.), key=jax.random.key(k)).adversarial
             for k in (0, 0, 1)]
     np.testing.assert_array_equal(runs[0], runs[1])
     self.assertFalse(np.array_equal(runs[0], runs[2]))
 
   def test_restarts_only_add_successes(self):
-    model, split = correct_digits(200)
-    one = robustness.attack(model, split.x, split.y, pgd=PGD(0.06, steps=3), key=KEY)
-    five = robustness.attack(model, split.x, split.y, pgd=PGD(0.06, steps=3, restarts=5), key=KEY)
+    model, split = digits_and_model()
+    noise = PGD(0.6, abs_stepsize=0.)  # the starting points alone, without a descent that makes them all alike
+    one = robustness.attack(model, split.x, split.y, pgd=noise, key=KEY)
+    five = robustness.attack(model, split.x, split.y, pgd=dataclasses.replace(noise, restarts=5), key=KEY)
     self.assertTrue((five.success | ~one.success).all())
     self.assertGreater(five.success.sum(), one.success.sum())
     np.testing.assert_array_equal(five.adversarial[one.success], one.adversarial[one.success])
-    wrong = predict.labels(model, five.adversarial) != split.y
-    np.testing.assert_array_equal(wrong, five.success)
+    np.testing.assert_array_equal(predict.labels(model, five.adversarial) != split.y, five.success)
 
   def test_strong_preset_has_its_own_name(self):
     self.assertEqual(robustness.strong(PGD(0.1)), PGD(0.1, steps=100, restarts=5, name='pgd_strong'))
 
-  def test_cross_entropy_of_probabilities_is_the_weaker_attack_on_a_saturated_model(self):
-    model, split = correct_digits(100)
-    scale = {'kernel': lambda w: 200 * w, 'bias': lambda b: 200 * b}
-    saturated = model.with_params({**model.params, 'fc2': {k: scale[k](v) for k, v in model.params['fc2'].items()}})
-    rates = [robustness.attack(saturated, split.x, split.y, pgd=PGD(0.1, attack_output=output), key=KEY).success.mean()
-             for output in ('logits', 'probs')]
-    self.assertGreater(rates[0], rates[1] + 0.1)
+  @parameterized.parameters('logits', 'probs')
+  def test_one_step_follows_the_sign_of_the_gradient(self, output):
+    # Three classes, logits x W: the gradient by hand, in float64.
+    rng = np.random.default_rng(1)
+    w, z, y = rng.normal(size=(6, 3)), rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
+    model = classifiers.create(models.build('mlp', num_classes=3, hidden=()), input_shape=(6,), num_classes=3, key=KEY)
+    model = model.with_params({'fc1': {'kernel': jnp.asarray(w, jnp.float32), 'bias': jnp.zeros(3)}})
+
+    def softmax(v):
+      return np.exp(v) / np.exp(v).sum(axis=1, keepdims=True)
+
+    p = softmax(z @ w)
+    if output == 'probs':
+      outer = softmax(p) - np.eye(3)[y]
+      gradient = (p * (outer - (p * outer).sum(axis=1, keepdims=True))) @ w.T
+    else:
+      gradient = (p - np.eye(3)[y]) @ w.T
+    pgd = dataclasses.replace(PLAIN, steps=1, rel_stepsize=1., attack_output=output)
+    moved = robustness.attack(model, z.astype(np.float32), y, pgd=pgd, key=KEY).adversarial - z
+    clear = np.abs(gradient) > 1e-4
+    np.testing.assert_allclose(moved[clear], 0.1 * np.sign(gradient)[clear], atol=1e-6)
+    self.assertGreater(clear.mean(), 0.8)
 
   def test_second_attack_compiles_nothing_whatever_the_radius(self):
-    model, split = correct_digits(40)
+    model, split = digits_and_model()
     robustness.attack(model, split.x, split.y, pgd=PGD(0.1), key=KEY)
     watch = clock.Clock()
     robustness.attack(model, split.x, split.y, pgd=PGD(0.2, rel_stepsize=0.1, bounds=WIDE), key=jax.random.key(9))
@@ -198,10 +213,10 @@ class AttackSuccessTest(parameterized.TestCase):
 
   def test_models_share_inputs_and_starts(self):
     model, split = digits.mlp(), digits.split()
-    other = digits.mlp(steps=90)
+    other = digits.mlp(seed=1)
     correct = np.logical_and(*(predict.labels(c, split.x) == split.y for c in (model, other)))
-    result = robustness.attack_success([model, other, model], split, correct, pgd=PGD(0.08), key=KEY, n=200)
-    self.assertLen(result.indices, 200)
+    result = robustness.attack_success([model, other, model], split, correct, pgd=PGD(0.08), key=KEY, n=60)
+    self.assertLen(result.indices, 60)
     self.assertTrue(correct[result.indices].all())
     self.assertEqual(result.rates[0], result.rates[2])
     np.testing.assert_array_equal(result.successes[0], result.successes[2])
@@ -211,7 +226,7 @@ class AttackSuccessTest(parameterized.TestCase):
 
   def test_a_model_with_another_normalization_is_attacked_in_its_own_space(self):
     # The same function of raw inputs, in units a tenth as large: ten times the radius gives the same rate.
-    model, split = correct_digits(60)
+    model, split = digits_and_model()
     kernel = model.params['fc1']['kernel']
     shifted = dataclasses.replace(model.with_params({**model.params, 'fc1': {**model.params['fc1'],
                                                                             'kernel': kernel / 10}}), std=(0.1,))
@@ -221,11 +236,11 @@ class AttackSuccessTest(parameterized.TestCase):
     self.assertAlmostEqual(rates[0], rates[1], delta=0.02)
 
   def test_few_candidates(self):
-    model, split = correct_digits(100)
-    for available, size, flags in ((60, 60, ('asr_n_reduced',)), (49, 0, ('too_few_correct',)), (0, 0, None)):
-      result = robustness.attack_success([model], split, np.arange(100) < available, pgd=PGD(0.05, steps=2), key=KEY)
+    model, split = digits_and_model()
+    for available, size, flag in ((60, 60, 'asr_n_reduced'), (49, 0, 'too_few_correct'), (0, 0, 'too_few_correct')):
+      result = robustness.attack_success([model], split, np.arange(60) < available, pgd=PGD(0.05), key=KEY)
       self.assertLen(result.indices, size)
-      self.assertEqual(result.flags, flags or ('too_few_correct',))
+      self.assertEqual(result.flags, (flag,))
       self.assertEqual(math.isnan(result.rates[0]), size == 0)
 
   def test_selection_is_uniform_and_follows_the_key(self):
@@ -240,12 +255,12 @@ class AttackSuccessTest(parameterized.TestCase):
     self.assertLen(np.unique(draws[0]), 50)
 
   def test_wrong_mask(self):
-    model, split = correct_digits(10)
+    model, split = digits_and_model()
     with self.assertRaisesRegex(errors.BadInputError, 'correct has shape'):
-      robustness.attack_success([model], split, np.ones(9, bool), pgd=PGD(0.1), key=KEY)
+      robustness.attack_success([model], split, np.ones(59, bool), pgd=PGD(0.1), key=KEY)
 
   def test_images_are_normalized_before_the_attack(self):
-    model, split = correct_digits(60)
+    model, split = digits_and_model()
     pixels = Split((split.x * 255).astype(np.uint8), split.y)
     ones = np.ones(60, bool)
     rates = [robustness.attack_success([model], s, ones, pgd=PGD(0.08), key=KEY).rates[0] for s in (split, pixels)]
