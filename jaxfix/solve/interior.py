@@ -165,13 +165,13 @@ def solve_norm_program(program: NormProgram, *, time_limit_s: float = 600.0, gap
     feasibility_tolerance: largest row violation of an optimal answer, in the rows' units.
   """
   start = time.monotonic()
-  best, least, stalled, sound = None, np.inf, 0, _with_finite_slack(program)
+  best, least, stalled, sound = None, np.inf, 0, with_finite_slack(program)
   now = _start(sound)
   for iteration in range(max_iterations):
     row_values, gradient = program.rows.matvec(now.d), program.rows.rmatvec(now.y_row)
     if program.farkas_bound(now.y_row, gradient) > 1e-9 * np.abs(program.rhs * now.y_row).sum():
-      return _result(program, now, row_values, gradient, Status.INFEASIBLE, iteration)
-    found = _result(program, now, row_values, gradient, Status.NUMERICAL, iteration)
+      return _result(sound, now, row_values, gradient, Status.INFEASIBLE, iteration)
+    found = _result(sound, now, row_values, gradient, Status.NUMERICAL, iteration)
     error = _error(found, feasibility_tolerance, gap_tolerance)
     stalled = 0 if error < 0.9 * least else stalled + 1
     if error < least:
@@ -205,7 +205,7 @@ def _result(program: NormProgram, now: _Iterate, row_values: np.ndarray, gradien
     iterations=iteration)
 
 
-def _with_finite_slack(program: NormProgram) -> NormProgram:
+def with_finite_slack(program: NormProgram) -> NormProgram:
   """Replaces an infinite upper bound of the slack by one that the optimum respects: d = 0 is a candidate."""
   slack = program.slack
   if slack is None or np.isfinite(slack.upper):

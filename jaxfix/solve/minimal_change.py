@@ -18,10 +18,10 @@ import threadpoolctl
 
 from jaxfix.errors import require
 from jaxfix.solve.dual import farkas_bound
-from jaxfix.solve.highs import solve_lp
-from jaxfix.solve.interior import InteriorResult, NormProgram, Slack, solve_norm_program
+from jaxfix.solve.interior import InteriorResult, NormProgram, Slack, solve_norm_program, with_finite_slack
 from jaxfix.solve.program import LinearProgram, Status, raise_unless_optimal
 from jaxfix.solve.rows import ColumnSubset, MatrixRows, RankOneRows, RowOracle, as_rows
+from jaxfix.solve.split_form import solve_split_form, split_form
 
 Norm = Literal['l1', 'linf', 'l1n+linf']
 
@@ -60,7 +60,7 @@ class MinimalChange:
   Attributes:
     objective: recomputed from the change (and slack) in float64.
     lower_bound: no feasible change is cheaper, up to float64 rounding; for a bound without rounding evaluate
-      `safe_dual_bound(split_program(...), split_dual(...))`.
+      `safe_dual_bound(*minimality_program(...))`.
     max_violation: of the rows as given (not scaled), soft slack included; recomputed from the change.
     slack: `[0]` for hard constraints, `[1]` for 'linf', `[N]` for 'l1'.
     row_dual: `[N]`, >= 0, multipliers of the rows as given; zero for rows that were never needed.
@@ -183,6 +183,28 @@ def minimal_change(rows: np.ndarray | scipy.sparse.sparray | RowOracle, rhs: np.
                             rounds, iterations, start, name)
 
 
+def minimality_program(rows: np.ndarray | scipy.sparse.sparray | RowOracle, rhs: np.ndarray, *,
+                       bounds: float | tuple = 3.0, norm: Norm = 'l1n+linf',
+                       norm_weights: tuple[float, float] = (1.0, 1.0), weights: np.ndarray | None = None,
+                       soft: Soft | None = None, change: MinimalChange) -> tuple[LinearProgram, np.ndarray]:
+  """The program that `minimal_change` solved, in split form with rows as given, and its multipliers from `change`.
+
+  `safe_dual_bound(*minimality_program(...))` is an exact lower bound on what any feasible change costs: the evidence
+  `lp-dual` of V-section 11.3. Arguments as for `minimal_change`. The rows become one matrix: mind the memory.
+  Rows that were never needed have the multiplier 0 and are left out, which can only lower the optimum.
+  """
+  problem = _problem(rows, rhs, bounds, norm, norm_weights, weights, soft)
+  used = np.flatnonzero(change.row_dual) if soft is None or soft.mode == 'linf' else np.arange(len(problem.rhs))
+  slack = _slack(soft, np.ones(len(used)), len(problem.rhs))
+  if slack is not None:
+    program = NormProgram(as_rows(problem.rows), problem.rhs, problem.lower, problem.upper, problem.cost_l1,
+                          problem.cost_cap, _slack(soft, np.ones(len(problem.rhs)), len(problem.rhs)))
+    slack = dataclasses.replace(slack, upper=with_finite_slack(program).slack.upper)
+  program = split_form(problem.rows.rows(used), problem.rhs[used], problem.lower, problem.upper, weights=problem.weights,
+                       l1_cost=problem.cost_l1, cap_cost=problem.cost_cap, slack=slack)
+  return program, np.concatenate([change.row_dual[used], -change.cap_dual if problem.cost_cap else np.zeros(0)])
+
+
 def _problem(rows, rhs, bounds, norm, norm_weights, weights, soft) -> _Problem:
   rows = as_rows(rows)
   num_rows, p = rows.shape
@@ -278,63 +300,9 @@ def _solve_rows(problem: _Problem, working: np.ndarray, columns: np.ndarray, sca
     if solver == 'interior' or found.status not in (Status.NUMERICAL, Status.ITERATION_LIMIT):
       return found, 'interior'
     solver, time_limit_s = 'ipm', max(0.01, time_limit_s - (time.monotonic() - start))
-  return _solve_by_highs(program, matrix, columns, c, solver, time_limit_s)
-
-
-def _solve_by_highs(program: NormProgram, matrix, columns, c, solver, time_limit_s) -> tuple[InteriorResult, str]:
-  """The split form of V-section 8 by a general solver: slower, and independent of `interior.py`."""
-  dense = matrix.rows(np.arange(matrix.shape[0]))[:, columns]
+  dense = matrix.rows(np.arange(len(working)))[:, columns]
   dense = dense.multiply(1 / c[None, :]) if scipy.sparse.issparse(dense) else dense / c
-  split = _split_form(dense, program)
-  solution = solve_lp(split, solver=solver, time_limit_s=time_limit_s)
-  n, m = len(columns), len(program.rhs)
-  d = solution.x[:n] - solution.x[n:2 * n] if solution.x is not None else np.zeros(n)
-  values = program.rows.matvec(d)
-  slack = program.best_slack(values)
-  dual = solution.ray if solution.status is Status.INFEASIBLE else solution.row_dual
-  dual = np.zeros(split.num_rows) if dual is None else dual
-  row_dual, cap_dual = np.maximum(dual[:m], 0.0), np.zeros(n)
-  if program.cap_cost:
-    cap_dual = np.maximum(-dual[m:], 0.0)
-    cap_dual *= min(1.0, program.cap_cost / max(cap_dual.sum(), 1e-300))
-  found = InteriorResult(
-    status=solution.status, d=d, slack=slack, row_dual=row_dual, cap_dual=cap_dual, objective=program.objective(d, slack),
-    lower_bound=program.dual_bound(row_dual, cap_dual, program.rows.rmatvec(row_dual)),
-    violation=program.violation(values, slack), iterations=solution.statistics.iterations)
-  return found, solution.statistics.solver
-
-
-def _split_form(matrix: np.ndarray | scipy.sparse.sparray, program: NormProgram) -> LinearProgram:
-  """d = plus - minus; columns plus `[n]`, minus `[n]`, t (if it has a price), slack `[k]`; rows R, then plus+minus-t <= 0."""
-  m, n = matrix.shape
-  matrix, slack, cap = scipy.sparse.csr_array(matrix), program.slack, program.cap_cost > 0
-  blocks, width = [matrix, -matrix], 2 * n
-  cost = [np.full(2 * n, program.l1_cost)]
-  lower, upper = [np.zeros(2 * n)], [program.upper, -program.lower]
-  if cap:
-    blocks.append(scipy.sparse.csr_array((m, 1)))
-    cost.append([program.cap_cost])
-    lower.append([0.0])
-    upper.append([max(program.upper.max(initial=0.0), -program.lower.min(initial=0.0))])
-    width += 1
-  if slack is not None:
-    column = slack.coefficient[:, None] if slack.shared else scipy.sparse.diags_array(slack.coefficient)
-    blocks.append(scipy.sparse.csr_array(column))
-    k = 1 if slack.shared else m
-    cost.append(np.full(k, slack.cost))
-    lower.append(np.full(k, slack.lower))
-    upper.append(np.full(k, slack.upper))
-    width += k
-  rows, row_lower, row_upper = [scipy.sparse.hstack(blocks, format='csr')], [program.rhs], [np.full(m, np.inf)]
-  if cap:
-    one = scipy.sparse.eye_array(n, format='csr')
-    parts = [one, one, scipy.sparse.csr_array(np.full((n, 1), -1.0)), scipy.sparse.csr_array((n, width - 2 * n - 1))]
-    rows.append(scipy.sparse.hstack([part for part in parts if part.shape[1]], format='csr'))
-    row_lower.append(np.full(n, -np.inf))
-    row_upper.append(np.zeros(n))
-  return LinearProgram(
-    cost=np.concatenate(cost), rows=scipy.sparse.vstack(rows, format='csr'), row_lower=np.concatenate(row_lower),
-    row_upper=np.concatenate(row_upper), lower=np.concatenate(lower), upper=np.concatenate(upper))
+  return solve_split_form(program, dense, solver, time_limit_s)
 
 
 def _full_slack(problem: _Problem, slack: np.ndarray, working: np.ndarray) -> np.ndarray:

@@ -49,6 +49,22 @@ class RowOracle(Protocol):
     """The chosen rows as a matrix `[len(indices), p]`, dense or CSR, float64."""
 
 
+def as_rows(rows: np.ndarray | scipy.sparse.sparray | RowOracle) -> RowOracle:
+  """A matrix (dense or any SciPy sparse format, finite) as `MatrixRows`; an oracle as it is.
+
+  Raises:
+    BadInputError: not a matrix, or NaN or infinity in it.
+  """
+  if isinstance(rows, RowOracle):
+    return rows
+  matrix = scipy.sparse.csr_array(rows) if scipy.sparse.issparse(rows) else np.asarray(rows)
+  require(matrix.ndim == 2, f'rows must be a matrix or a row oracle, got shape {matrix.shape}')
+  matrix = matrix.astype(np.float64)
+  entries = matrix.data if scipy.sparse.issparse(matrix) else matrix
+  require(bool(np.isfinite(entries).all()), 'rows hold NaN or infinity')
+  return MatrixRows(matrix)
+
+
 @dataclasses.dataclass(frozen=True)
 class MatrixRows:
   """Rows held as a matrix: dense float64 `[N, p]` or CSR. Build with `as_rows`."""
