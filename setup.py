@@ -22,7 +22,7 @@ _CORE = [
   'scikit-learn>=1.6',
   'tensorflow-datasets>=4.9.8',
   'array_record>=0.7; platform_system != "Windows"',
-  'importlib_resources>=6',  # tensorflow-datasets needs it on Python 3.12 and does not say so
+  'importlib_resources>=6',  # tensorflow-datasets imports it and does not say so
   'pillow>=11',
   'rich>=13',
   'matplotlib>=3.9',

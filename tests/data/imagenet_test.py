@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from jaxfix import data, predict
-from jaxfix.data import images
+from jaxfix.data import images, prepared
 from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError
 from tests.data import fabricate
 from tests.data.tfds_builder import prepare
@@ -115,6 +115,12 @@ class StreamingTest(parameterized.TestCase):
     known = {self.expected(image).tobytes(): int(i >= 20) for i, image in enumerate(self.x_val)}
     self.assertEqual([known[image.tobytes()] for image in part.x], list(part.y))
     np.testing.assert_array_equal(part.y, s.test.y[:7])
+
+  def test_tfds_reads_a_record_once_for_its_label(self):
+    s = self.tfds()
+    y = s.test.take(np.arange(20)).y
+    with mock.patch.object(prepared.Records, 'read', side_effect=AssertionError('read again')):
+      np.testing.assert_array_equal(s.test.y, y)
 
   def test_a_damaged_file_is_named_when_it_is_reached(self):
     s = self.folders()

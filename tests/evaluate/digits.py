@@ -50,10 +50,14 @@ def right(n: int) -> Split:
   return split().take(np.flatnonzero(predict.labels(mlp(), split().x) == split().y)[:n])
 
 
+def dense(kernel: np.ndarray, bias: np.ndarray, *, input_shape: tuple[int, ...] | None = None,
+          mean: tuple[float, ...] = (0.,), std: tuple[float, ...] = (1.,)) -> Classifier:
+  """Logits x @ kernel + bias, kernel `[d, c]`, on inputs `[d]` or of `input_shape`."""
+  weights = {'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.asarray(bias, jnp.float32)}
+  return Classifier({'params': {'fc1': weights}}, models.build('mlp', num_classes=len(bias), hidden=()),
+                    input_shape or (len(kernel),), len(bias), mean, std)
+
+
 def linear(weights: np.ndarray, bias: float = 0.) -> Classifier:
   """Two classes with logits (0, w x + b) on features `[d]`."""
-  d = len(weights)
-  classifier = create(models.build('mlp', num_classes=2, hidden=()), input_shape=(d,), num_classes=2,
-                      key=jax.random.key(0))
-  kernel = np.stack([np.zeros(d), weights], axis=1).astype(np.float32)
-  return classifier.with_params({'fc1': {'kernel': jnp.asarray(kernel), 'bias': jnp.array([0, bias], jnp.float32)}})
+  return dense(np.stack([np.zeros(len(weights)), weights], axis=1), np.array([0, bias]))

@@ -9,7 +9,6 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from hypothesis import strategies as st
 
-from jaxfix import classifier as classifiers
 from jaxfix import clock, errors, models, predict
 from jaxfix.evaluate import robustness
 from jaxfix.evaluate.robustness import PGD
@@ -59,8 +58,8 @@ class ClosedFormTest(parameterized.TestCase):
 
   def test_pixel_space_divides_the_radius_by_the_std_of_each_channel(self):
     std, mean = (0.25, 0.5, 2.), (0.4, 0.5, 0.6)
-    model = classifiers.create(models.build('mlp', num_classes=2, hidden=()), input_shape=(2, 2, 3), num_classes=2,
-                               key=KEY, mean=mean, std=std)
+    model = digits.dense(np.random.default_rng(0).normal(size=(12, 2)), np.zeros(2), input_shape=(2, 2, 3), mean=mean,
+                         std=std)
     x = np.full((1, 2, 2, 3), 128, np.uint8)
     z = np.asarray(model.normalize(jnp.asarray(x)))
     for norm, low, high in (('linf', 0.02, 0.02), ('l2', 0, 0.02)):
@@ -70,8 +69,8 @@ class ClosedFormTest(parameterized.TestCase):
       self.assertTrue((size >= low - 1e-5).all() and (size <= high + 1e-5).all(), size)
 
   def test_valid_pixels_bound_the_attack_in_pixel_space(self):
-    model = classifiers.create(models.build('mlp', num_classes=2, hidden=()), input_shape=(4, 4, 1), num_classes=2,
-                               key=KEY, mean=(0.3,), std=(0.2,))
+    model = digits.dense(np.random.default_rng(0).normal(size=(16, 2)), np.zeros(2), input_shape=(4, 4, 1),
+                         mean=(0.3,), std=(0.2,))
     x = np.where(np.arange(16).reshape(1, 4, 4, 1) % 2, 255, 0).astype(np.uint8)
     z = model.normalize(jnp.asarray(x))
     pixels = robustness.attack(model, z, np.array([0]), pgd=PGD(0.3, eps_space='pixel', random_start=False),
@@ -147,8 +146,7 @@ class AttackTest(parameterized.TestCase):
     # Three classes, logits x W: the gradient by hand, in float64.
     rng = np.random.default_rng(1)
     w, z, y = rng.normal(size=(6, 3)), rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
-    model = classifiers.create(models.build('mlp', num_classes=3, hidden=()), input_shape=(6,), num_classes=3, key=KEY)
-    model = model.with_params({'fc1': {'kernel': jnp.asarray(w, jnp.float32), 'bias': jnp.zeros(3)}})
+    model = digits.dense(w, np.zeros(3))
 
     def softmax(v):
       return np.exp(v) / np.exp(v).sum(axis=1, keepdims=True)

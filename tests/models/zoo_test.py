@@ -11,17 +11,10 @@ from flax import linen as nn
 from flax import traverse_util
 
 from jaxfix import models
-from jaxfix.classifier import Classifier, create
 from jaxfix.errors import BadInputError, UnknownNameError
 from jaxfix.models import layers
 from jaxfix.models.densenet import DenseNet121
-
-
-@functools.cache
-def abstract(name, input_shape, **options):
-  """A classifier whose weights are shapes only."""
-  module = models.build(name, **options)
-  return Classifier(layers.variable_shapes(module, input_shape), module, input_shape, module.num_classes)
+from tests.networks import abstract, images, network
 
 
 @functools.cache
@@ -31,11 +24,6 @@ def layer_list(classifier_name, input_shape, **options):
 
 def size(tree):
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def tiny(name, input_shape, **options):
-  module = models.build(name, num_classes=3, **options)
-  return create(module, input_shape=input_shape, num_classes=3, key=jax.random.key(0))
 
 
 class CountsTest(parameterized.TestCase):
@@ -68,8 +56,8 @@ class CountsTest(parameterized.TestCase):
     self.assertEqual(size(variables['params']), trainable)
     self.assertEqual(size(variables.get('batch_stats', {})), statistics)
 
-  @pytest.mark.slow
   @parameterized.parameters(('resnet50', 25_557_032), ('resnet101', 44_549_160))
+  @pytest.mark.slow
   def test_imagenet_stem_of_the_deep_ones(self, name, trainable):
     variables = abstract(name, (224, 224, 3), num_classes=1000, stem='imagenet').variables
     self.assertEqual(size(variables['params']), trainable)
@@ -92,7 +80,7 @@ class CountsTest(parameterized.TestCase):
 class StructureTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
-    ('vgg16_study', 'vgg16', (32, 32, 3), {}, 3, ['fc2']),
+    ('vgg16_study', 'vgg16', (32, 32, 3), {}, 3, ['fc1', 'fc2']),
     ('vgg16_cifar', 'vgg16', (32, 32, 3), {'variant': 'cifar'}, 1, []),
     ('facenet', 'facenet', (48, 48, 3), {}, 2, []),
     ('lenet5', 'lenet5', (28, 28, 1), {}, 3, []),
@@ -107,7 +95,7 @@ class StructureTest(parameterized.TestCase):
     ('lenet5', 'lenet5', (28, 28, 1), {}, 84), ('facenet', 'facenet', (48, 48, 3), {}, 128),
     ('vgg16', 'vgg16', (32, 32, 3), {}, 512), ('resnet18', 'resnet18', (32, 32, 3), {}, 512),
     ('resnet50', 'resnet50', (32, 32, 3), {}, 2048), ('alexnet', 'alexnet', (64, 64, 3), {}, 4096),
-    ('densenet121', 'densenet121', (32, 32, 3), {}, 1024), ('mlp', 'mlp', (2,), {}, 16))
+    ('densenet121', 'densenet121', (8, 8, 3), {'units': (2, 1)}, (64 + 64) // 2 + 32), ('mlp', 'mlp', (2,), {}, 16))
   def test_features_are_the_penultimate_vector(self, name, input_shape, options, d):
     c = abstract(name, input_shape, **options)
     logits, features = jax.eval_shape(functools.partial(c.module.apply, features=True), c.variables,
@@ -164,12 +152,11 @@ class StructureTest(parameterized.TestCase):
 class ModeTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
-    ('vgg16', 'vgg16', (32, 32, 3), {'width': 1 / 32}),
     ('resnet18', 'resnet18', (8, 8, 3), {'width': 1 / 16, 'units': (1, 1)}),
     ('densenet121', 'densenet121', (8, 8, 3), {'width': 1 / 8, 'units': (1, 1)}))
   def test_evaluation_leaves_statistics_alone_and_ignores_the_rest_of_the_batch(self, name, input_shape, options):
-    c = tiny(name, input_shape, **options)
-    x = jax.random.normal(jax.random.key(1), (3, *input_shape))
+    c = network(name, input_shape, num_classes=3, **options)
+    x = images(input_shape, 3)
 
     @functools.partial(jax.jit, static_argnames='train')
     def run(variables, x, train):
@@ -182,17 +169,19 @@ class ModeTest(parameterized.TestCase):
     pair, after = run(c.variables, x[:2], True)
     other, _ = run(c.variables, x[::2], True)
     self.assertGreater(float(jnp.abs(pair[0] - other[0]).max()), 1e-3)
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after['batch_stats'], dict(c.variables['batch_stats']))
+    moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), after['batch_stats'],
+                         c.variables['batch_stats'])
     self.assertTrue(all(jax.tree.leaves(moved)))
 
   @parameterized.product(train=(True, False), rank=(2, 4))
   def test_batch_norm_agrees_with_flax(self, train, rank):
-    x = 3 * jax.random.normal(jax.random.key(0), (4, 3, 2, 5)[:rank - 1] + (5,)) + 1
+    rng = np.random.default_rng(0)
+    x = rng.normal(1, 3, size=(4, 3, 2, 5) if rank == 4 else (4, 5)).astype(np.float32)
     ours, flax = layers.BatchNorm(0.1, 0.7), nn.BatchNorm(use_running_average=not train, momentum=0.7, epsilon=0.1)
-    draw = lambda key: jax.random.uniform(jax.random.key(key), (5,)) + 0.5
-    variables = {'params': {'scale': draw(1), 'bias': draw(2)}, 'batch_stats': {'mean': draw(3), 'var': draw(4)}}
-    y, after = ours.apply(variables, x, train, mutable=['batch_stats'])
-    y_flax, after_flax = flax.apply(variables, x, mutable=['batch_stats'])
+    scale, bias, mean, var = rng.uniform(0.5, 1.5, (4, 5)).astype(np.float32)
+    variables = {'params': {'scale': scale, 'bias': bias}, 'batch_stats': {'mean': mean, 'var': var}}
+    y, after = jax.jit(functools.partial(ours.apply, train=train, mutable=['batch_stats']))(variables, x)
+    y_flax, after_flax = jax.jit(functools.partial(flax.apply, mutable=['batch_stats']))(variables, x)
     np.testing.assert_allclose(y, y_flax, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after, after_flax)
 
@@ -200,17 +189,18 @@ class ModeTest(parameterized.TestCase):
     x = jnp.ones((100, 100))
     dropout = layers.Dropout(0.25)
     np.testing.assert_array_equal(dropout.apply({}, x), x)
-    y = dropout.apply({}, x, True, rngs={'dropout': jax.random.key(0)})
+    y = jax.jit(lambda x: dropout.apply({}, x, True, rngs={'dropout': jax.random.key(0)}))(x)
+    y = np.asarray(y)
     self.assertAlmostEqual(float((y == 0).mean()), 0.25, delta=0.02)
     np.testing.assert_allclose(np.unique(y), [0, 1 / 0.75], rtol=1e-6)
 
 
 class ArithmeticTest(parameterized.TestCase):
 
-  @parameterized.parameters(1, 2, 6, 7, 12, 13)
+  @parameterized.parameters(1, 4, 6, 13)
   def test_adaptive_pooling_by_its_definition(self, h):
     x = np.random.default_rng(0).normal(size=(1, h, h, 2))
-    y = layers.AdaptiveAvgPool((6, 6)).apply({}, jnp.asarray(x, jnp.float32))
+    y = np.asarray(jax.jit(layers.AdaptiveAvgPool((6, 6)).apply)({}, x.astype(np.float32)))
     for i in range(6):
       for j in range(6):
         rows, columns = (slice(math.floor(k * h / 6), math.ceil((k + 1) * h / 6)) for k in (i, j))
@@ -223,10 +213,8 @@ class ArithmeticTest(parameterized.TestCase):
 
   @parameterized.parameters(False, True)
   def test_residual_unit_by_its_formula(self, bottleneck):
-    c = tiny('resnet50' if bottleneck else 'resnet18', (6, 6, 3), width=1 / 32, units=(1, 1))
-    perturbed = jax.tree.map(lambda a: a + 0.3 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape),
-                             c.variables)
-    params, stats = perturbed['params'], perturbed['batch_stats']
+    c = network('resnet50' if bottleneck else 'resnet18', (6, 6, 3), num_classes=3, width=1 / 32, units=(1, 1))
+    params, stats = c.variables['params'], c.variables['batch_stats']
 
     def conv(x, *path, stride=1):
       kernel = functools.reduce(lambda tree, key: tree[key], path, params)['kernel']
@@ -257,18 +245,16 @@ class ArithmeticTest(parameterized.TestCase):
       h = unit(unit(h, 'stage1', 1), 'stage2', 2).mean((1, 2))
       return h @ params['fc1']['kernel'] + params['fc1']['bias'][None]
 
-    x = jax.random.normal(jax.random.key(3), (2, 6, 6, 3))
-    y = jax.jit(c.module.apply)(perturbed, x)
+    x = images((6, 6, 3), 2)
+    y = jax.jit(c.module.apply)(c.variables, x)
     np.testing.assert_allclose(y, by_formula(x), rtol=1e-4, atol=1e-5)
     self.assertGreater(float(jnp.abs(y[0] - y[1]).max()), 1e-3)  # the input still matters at this width
 
   def test_concatenation_order_is_a_permutation_of_weights(self):
     g, units = 2, (2, 1)
-    old_first = tiny('densenet121', (8, 8, 3), width=1 / 16, units=units, new_first=False)
+    old_first = network('densenet121', (8, 8, 3), num_classes=3, width=1 / 16, units=units, new_first=False)
     new_first = DenseNet121(3, width=1 / 16, units=units, new_first=True)
-    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, dict(old_first.variables)), sep='/')
-    rng = np.random.default_rng(0)
-    flat = {k: rng.uniform(0.5, 1.5, a.shape).astype(np.float32) if a.ndim == 1 else a for k, a in flat.items()}
+    flat = traverse_util.flatten_dict(old_first.variables, sep='/')
 
     def order(c0, k):  # position in [new, ..., old] -> channel in [old, ..., new], after k units
       return np.concatenate([c0 + np.arange(i * g, (i + 1) * g) for i in reversed(range(k))] + [np.arange(c0)])
@@ -288,7 +274,7 @@ class ArithmeticTest(parameterized.TestCase):
         permuted[name] = array[readers[path]]
       elif path in readers and leaf == 'kernel':
         permuted[name] = np.take(array, readers[path], axis=array.ndim - 2)
-    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    x = images((8, 8, 3), 2)
     variables, other = (traverse_util.unflatten_dict(f, sep='/') for f in (flat, permuted))
     want = jax.jit(old_first.module.apply)(variables, x)
     run = jax.jit(new_first.apply)
