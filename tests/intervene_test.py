@@ -12,7 +12,7 @@ from jaxfix import intervene
 from jaxfix.classifier import stack
 from jaxfix.errors import UnknownNameError
 from jaxfix.models import layers
-from tests.networks import images, network
+from tests.networks import abstract, images, network, quick_jit
 
 _RECORDS = (  # a small graph with a skip connection and a softmax inside
   ('c', 'conv', (('features', 3), ('kernel_size', (3, 3))), ('input',)), ('b', 'bn', (), ('c',)),
@@ -52,7 +52,7 @@ class RecordAndApplyTest(parameterized.TestCase):
 
   def test_record_gives_input_and_output_of_a_layer(self):
     c, z = model('mlp'), images((5,))
-    seen = jax.jit(lambda c, z: intervene.record(c, z, ('relu1', 'fc2')))(c, z)
+    seen = quick_jit(lambda c, z: intervene.record(c, z, ('relu1', 'fc2')))(c, z)
     fc1, fc2 = c.params['fc1'], c.params['fc2']
     hidden = np.maximum(z @ fc1['kernel'] + fc1['bias'], 0)
     np.testing.assert_allclose(seen['relu1'][1], hidden, atol=1e-5)
@@ -61,25 +61,24 @@ class RecordAndApplyTest(parameterized.TestCase):
 
   def test_batch_norm_is_recorded_in_evaluation_mode(self):
     c, z = model('resnet18'), images((8, 8, 3))
-    (before, after) = jax.jit(lambda c, z: intervene.record(c, z, ('stage2/unit1/bn1',)))(c, z)['stage2/unit1/bn1']
+    (before, after) = quick_jit(lambda c, z: intervene.record(c, z, ('stage2/unit1/bn1',)))(c, z)['stage2/unit1/bn1']
     p, s = (c.variables[k]['stage2']['unit1']['bn1'] for k in ('params', 'batch_stats'))
     by_hand = (np.asarray(before) - s['mean']) / np.sqrt(s['var'] + 1e-5) * p['scale'] + p['bias']
     np.testing.assert_allclose(after, by_hand, atol=1e-5)
 
-  @parameterized.parameters('fc1', 'bn1', 'stage2/unit1', 'stage1/unit1/bn2')
+  @parameterized.parameters('c', 'b', 'r', 's', 'd1')
   def test_a_function_of_an_output_acts_once(self, path):
-    c, z = model('resnet18'), images((8, 8, 3))
+    c = model('layer_graph')
+    calls = []
 
-    @jax.jit
+    @quick_jit
     def run(c, z):
-      calls = []
       plus_one = lambda h: (calls.append(0), h + 1)[1]
-      logits = intervene.apply(c, z, outputs={path: plus_one})
       recorded = intervene.record(c, z, (path,))[path][1]
-      return logits, intervene.apply(c, z, outputs={path: recorded + 1}), len(calls)
+      return intervene.apply(c, z, outputs={path: plus_one}), intervene.apply(c, z, outputs={path: recorded + 1})
 
-    logits, expected, calls = run(c, z)
-    self.assertEqual(calls, 1)
+    logits, expected = run(c, images(c.input_shape))
+    self.assertLen(calls, 1)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
   def test_replaced_input_is_what_the_layer_sees(self):
@@ -88,15 +87,16 @@ class RecordAndApplyTest(parameterized.TestCase):
     fc2, fc3, fc4 = (c.params[f'fc{k}'] for k in (2, 3, 4))
     by_hand = np.maximum(other @ fc2['kernel'] + fc2['bias'], 0)
     by_hand = np.maximum(by_hand @ fc3['kernel'] + fc3['bias'], 0) @ fc4['kernel'] + fc4['bias']
-    logits = jax.jit(lambda c, z, h: intervene.apply(c, z, inputs={'fc2': h}))(c, z, other)
+    logits = quick_jit(lambda c, z, h: intervene.apply(c, z, inputs={'fc2': h}))(c, z, other)
     np.testing.assert_allclose(logits, by_hand, atol=1e-4)
-    halved = jax.jit(lambda c, z: intervene.apply(c, z, inputs={'fc2': lambda h: h * 0}))(c, z)
+    halved = quick_jit(lambda c, z: intervene.apply(c, z, inputs={'fc2': lambda h: h * 0}))(c, z)
     np.testing.assert_allclose(halved[0], halved[1], atol=1e-6)  # nothing of the input is left
 
   def test_unknown_layers_are_errors_that_name_the_nearest(self):
     c, z = model('mlp'), images((5,))
-    for call in (lambda: intervene.record(c, z, ('fc22',)), lambda: intervene.apply(c, z, outputs={'fc22': z}),
-                 lambda: intervene.apply(c, z, inputs={'fc1': z, 'fc22': z}), lambda: intervene.prefix(c, z, ('fc22',))):
+    for call in (lambda: intervene.record(c, z, ('fc22',)), lambda: intervene.prefix(c, z, ('fc22',)),
+                 lambda: intervene.apply(c, z, outputs={'fc22': z}),
+                 lambda: intervene.apply(c, z, inputs={'fc1': z, 'fc22': z})):
       with self.assertRaisesRegex(UnknownNameError, "'fc22'. Did you mean 'fc2'"):
         call()
 
@@ -119,30 +119,30 @@ class SuffixTest(parameterized.TestCase):
     candidate = with_layers_of(c, model(name, seed=1), paths)
     z = images(c.input_shape)
 
-    @jax.jit
+    @quick_jit
     def run(c, candidate, z):
-      cache = intervene.prefix(c, z, paths)
-      return intervene.suffix(candidate, cache, paths), candidate.logits_of_normalized(z), c.logits_of_normalized(z)
+      return intervene.suffix(candidate, intervene.prefix(c, z, paths), paths), candidate.logits_of_normalized(z)
 
-    by_suffix, whole, before = run(c, candidate, z)
+    by_suffix, whole = run(c, candidate, z)
     np.testing.assert_allclose(by_suffix, whole, rtol=1e-5, atol=1e-5)
+    before, _ = run(c, c, z)
     self.assertGreater(float(jnp.abs(whole - before).max()), 1e-3)  # the new weights matter
 
   def test_a_population_shares_one_cache(self):
     base, paths = model('resnet18'), ('stage2/unit1/conv2', 'fc1')
     members = [with_layers_of(base, model('resnet18', seed=s), paths) for s in (1, 2, 3)]
     z = images(base.input_shape)
-    cache = jax.jit(lambda c, z: intervene.prefix(c, z, paths))(base, z)
+    cache = quick_jit(lambda c, z: intervene.prefix(c, z, paths))(base, z)
     suffix = lambda c, cache: intervene.suffix(c, cache, paths)
-    together = jax.jit(jax.vmap(suffix, (0, None)))(stack(members), cache)
-    whole = jax.jit(lambda c, z: c.logits_of_normalized(z))
+    together = quick_jit(jax.vmap(suffix, (0, None)))(stack(members), cache)
+    whole = quick_jit(lambda c, z: c.logits_of_normalized(z))
     for i, candidate in enumerate(members):
       np.testing.assert_allclose(together[i], whole(candidate, z), rtol=1e-5, atol=1e-5)
 
   def test_outputs_can_be_replaced_after_the_cut(self):
     c, z, paths = model('mlp'), images((5,)), ('fc2',)
 
-    @jax.jit
+    @quick_jit
     def run(c, z):
       cache = intervene.prefix(c, z, paths)
       double = {'relu2': lambda h: 2 * h}
@@ -157,63 +157,53 @@ class SuffixTest(parameterized.TestCase):
     self.assertEqual(sorted(a.shape for a in cache), [(4, 4, 4, 8)] * 2)  # input of conv2, output of shortcut_bn
 
 
-def flops(function, *arguments):
+def compiled_flops(function, *arguments):
   return jax.jit(function).lower(*arguments).compile().cost_analysis()['flops']
 
 
-def counted_flops(found, n):
-  """Operations of layers on n samples: 2 a multiply-add, 1 an addition, comparison or scaling."""
-  total = 0
-  for layer in found:
-    size = math.prod(layer.output_shape)
-    total += n * {'conv': 0, 'dense': 0, 'bn': 4 * size, 'relu': size, 'add': size, 'flatten': 0, 'dropout': 0,
-                  'gap': math.prod(layer.input_shape) + size, 'maxpool': math.prod(layer.input_shape)}[layer.kind]
-  return total
-
-
-def multiply_adds(c, found):
-  """2 FLOPs for each multiplication of a kernel entry, for one sample, bias included."""
-  flat = traverse_util.flatten_dict(c.params, sep='/')
-  total = 0
-  for layer in found:
-    if layer.kind in ('conv', 'dense'):
-      kernel = flat[f'{layer.path}/kernel']
-      total += math.prod(layer.output_shape[:-1]) * 2 * kernel.size
-      total += math.prod(layer.output_shape) * (f'{layer.path}/bias' in flat)
-  return total
+def flops_of(layer, c):
+  """Operations of a layer on one sample: 2 a multiply-add, 1 any other."""
+  size, read = math.prod(layer.output_shape), math.prod(layer.input_shape)
+  if layer.kind in ('conv', 'dense'):
+    flat = traverse_util.flatten_dict(c.params, sep='/')
+    positions = math.prod(layer.output_shape[:-1])
+    return positions * 2 * math.prod(flat[f'{layer.path}/kernel'].shape) + size * (f'{layer.path}/bias' in flat)
+  return {'bn': 4 * size, 'relu': size, 'add': size, 'gap': read, 'maxpool': read}.get(layer.kind, 0)
 
 
 class CostTest(parameterized.TestCase):
+  """At full width: beside narrow convolutions, what fusion computes twice would count."""
 
   @parameterized.parameters(
-    ('lenet5', 'conv1', ()), ('lenet5', 'conv2', ()), ('lenet5', 'fc1', ()), ('lenet5', 'fc3', ()),
-    ('vgg16', 'conv7', ()), ('vgg16', 'conv13', ()), ('vgg16', 'fc2', ()),
-    ('resnet18', 'stage1/unit1/conv2', ()),  # the bypass is the identity
-    ('resnet18', 'stage2/unit1/conv2', ('stage2/unit1/shortcut_conv', 'stage2/unit1/shortcut_bn')))
-  def test_a_suffix_costs_no_more_than_its_own_layers(self, name, path, beside):
-    c, n = model(name), 16
-    z = images(c.input_shape, n)
+    ('lenet5', (28, 28, 1), {}, 'conv1'), ('lenet5', (28, 28, 1), {}, 'conv2'), ('lenet5', (28, 28, 1), {}, 'fc1'),
+    ('lenet5', (28, 28, 1), {}, 'fc3'), ('vgg16', (32, 32, 3), {}, 'conv8'), ('vgg16', (32, 32, 3), {}, 'conv13'),
+    ('vgg16', (32, 32, 3), {}, 'fc2'),
+    ('resnet18', (16, 16, 3), {'units': (1, 1)}, 'stage1/unit1/conv2'),  # the bypass is the identity
+    ('resnet18', (16, 16, 3), {'units': (1, 1)}, 'stage2/unit1/conv2'))  # the bypass is a convolution
+  def test_a_suffix_costs_no_more_than_its_own_layers(self, name, input_shape, options, path):
+    c, n = abstract(name, input_shape, **options), 16
     found = layers.layer_list(c)
     first = next(i for i, layer in enumerate(found) if layer.path == path)
+    beside = ('stage2/unit1/shortcut_conv', 'stage2/unit1/shortcut_bn') if path.startswith('stage2') else ()
     own = [layer for layer in found[first:] if layer.path not in beside]
-    expected = n * multiply_adds(c, own) + counted_flops(own, n)
-    cache = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype),
-                         jax.eval_shape(functools.partial(intervene.prefix, paths=(path,)), c, z))
-    measured = flops(functools.partial(intervene.suffix, paths=(path,)), c, cache)
+    expected = n * sum(flops_of(layer, c) for layer in own)
+    cache = jax.eval_shape(functools.partial(intervene.prefix, paths=(path,)), c,
+                           jax.ShapeDtypeStruct((n, *input_shape), jnp.float32))
+    measured = compiled_flops(functools.partial(intervene.suffix, paths=(path,)), c, cache)
     self.assertLessEqual(measured, 1.05 * expected)
-    self.assertGreaterEqual(measured, 0.5 * expected)  # or the compiler's count means nothing here
+    self.assertGreaterEqual(measured, 0.7 * expected)  # or the compiler's count means nothing here
 
   def test_a_suffix_costs_what_one_written_by_hand_does(self):
-    c, n = model('lenet5'), 16
+    c, n = abstract('lenet5', (28, 28, 1)), 16
 
     def by_hand(params, h):
       for name in ('fc1', 'fc2'):
         h = jax.nn.relu(h @ params[name]['kernel'] + params[name]['bias'][None])
       return h @ params['fc3']['kernel'] + params['fc3']['bias'][None]
 
-    h = np.zeros((n, 144), np.float32)
-    measured = flops(functools.partial(intervene.suffix, paths=('fc1',)), c, (h,))
-    self.assertLessEqual(measured, 1.05 * flops(by_hand, c.params, h))
+    h = jax.ShapeDtypeStruct((n, 144), jnp.float32)
+    measured = compiled_flops(functools.partial(intervene.suffix, paths=('fc1',)), c, (h,))
+    self.assertLessEqual(measured, 1.05 * compiled_flops(by_hand, c.params, h))
 
 
 if __name__ == '__main__':

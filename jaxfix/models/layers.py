@@ -250,11 +250,11 @@ def variable_shapes(module: nn.Module, input_shape: Sequence[int]) -> Mapping[st
   return jax.eval_shape(lambda z: module.init(jax.random.key(0), z, train=False), z)
 
 
-def count_layers(classifier: Classifier, rule: Literal['keras', 'study'] = 'keras') -> int:
+def count_layers(found: Sequence[Layer], rule: Literal['keras', 'study'] = 'keras') -> int:
   """Number of layers as others count them, for comparison with published figures.
 
   Args:
-    classifier: a network made of the layers in this file.
+    found: result of `layer_list`.
     rule: 'keras' counts every layer and the input, as a functional Keras model does (ResNet18 69, DenseNet121 429);
       'study' counts neither the input nor activations nor concatenations (DenseNet121 249, LeNet5 8, FaceNet 11,
       VGG16 42), which is also how a sequential Keras model with fused activations counts.
@@ -262,16 +262,15 @@ def count_layers(classifier: Classifier, rule: Literal['keras', 'study'] = 'kera
     BadInputError: another rule.
   """
   require(rule in ('keras', 'study'), f"rule must be 'keras' or 'study', got {rule!r}.")
-  layers = layer_list(classifier)
   if rule == 'keras':
-    return 1 + len(layers)
-  return sum(layer.kind not in ACTIVATIONS and layer.kind != 'concat' for layer in layers)
+    return 1 + len(found)
+  return sum(layer.kind not in ACTIVATIONS and layer.kind != 'concat' for layer in found)
 
 
-def longest_dense_run(layers: Sequence[Layer]) -> int:
+def longest_dense_run(found: Sequence[Layer]) -> int:
   """Most dense layers in a row with at most activations and dropout between them (REASSURE asks for 3)."""
   longest = run = 0
-  for layer in layers:
+  for layer in found:
     if layer.kind == 'dense':
       run += 1
     elif layer.kind not in ACTIVATIONS and layer.kind != 'dropout':
@@ -280,9 +279,9 @@ def longest_dense_run(layers: Sequence[Layer]) -> int:
   return longest
 
 
-def square_dense(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+def square_dense(found: Sequence[Layer]) -> tuple[Layer, ...]:
   """The hidden dense layers with as many outputs as inputs (VERE asks for one); the output layer is not hidden."""
-  dense = [layer for layer in layers if layer.kind == 'dense']
+  dense = [layer for layer in found if layer.kind == 'dense']
   return tuple(layer for layer in dense[:-1] if layer.input_shape[-1] == layer.output_shape[-1])
 
 

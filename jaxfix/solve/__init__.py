@@ -3,6 +3,7 @@ from jaxfix.solve.dual import farkas_bound, safe_dual_bound, safe_dual_bound_flo
 from jaxfix.solve.highs import solve_lp, solve_milp
 from jaxfix.solve.minimal_change import MinimalChange, Soft, minimal_change, minimality_program
 from jaxfix.solve.program import InfeasibleProgramError, LinearProgram, Solution, Statistics, Status
+from jaxfix.solve.quadratic import solve_qp
 from jaxfix.solve.rows import RankOneRows, RowOracle
 
 __all__ = (
@@ -22,4 +23,5 @@ __all__ = (
   'safe_dual_bound_float',
   'solve_lp',
   'solve_milp',
+  'solve_qp',
 )

@@ -4,8 +4,9 @@ For `min c'x, L <= A x <= U, l <= x <= h` and any y, with r = c - A'y,
 
   bound(y) = sum_{y_i > 0} y_i L_i + sum_{y_i < 0} y_i U_i + sum_{r_j > 0} r_j l_j + sum_{r_j < 0} r_j h_j  <=  optimum.
 
-So a solver's float64 multipliers are enough for a proof, if the bound itself is evaluated without error. Multipliers of
-a side that does not exist (L_i or U_i infinite) are set to zero first. With c = 0 a positive bound proves infeasibility.
+So a solver's float64 multipliers are enough for a proof, if the bound itself is evaluated without error. Multipliers
+of a side that does not exist (L_i or U_i infinite) are set to zero first. With c = 0 a positive bound proves
+infeasibility.
 Source: Neumaier and Shcherbina 2004, "Safe bounds in linear and mixed-integer linear programming", section 3.
 """
 import dataclasses
@@ -53,7 +54,7 @@ def safe_dual_bound(program: LinearProgram, y: np.ndarray) -> Fraction | float:
 
 
 def safe_dual_bound_float(program: LinearProgram, y: np.ndarray) -> float:
-  """As `safe_dual_bound`, in float64 and lowered by a bound on the rounding error: fast, and never above the exact value.
+  """As `safe_dual_bound`, in float64, lowered by a bound on the rounding error: fast, never above the exact value.
 
   A sum of n products errs by at most g sum|a_i b_i|, g = n u / (1 - n u) (Higham, Accuracy and Stability, chapter 3).
   """
@@ -61,7 +62,7 @@ def safe_dual_bound_float(program: LinearProgram, y: np.ndarray) -> float:
   g = 4 * (program.num_rows + 2) * _UNIT  # four times what the formula needs, for the rounding of the bound itself
   r = program.cost - program.rows.T @ y
   error = g * (np.abs(program.cost) + abs(program.rows).T @ np.abs(y))
-  terms, size = [], 0.0
+  terms = []
   for end in (r - error, r + error):  # min(r l, r h) is concave in r: its least value is at an end of the interval
     at = np.where(end > 0, program.lower, np.where(end < 0, program.upper, 0.0))
     terms.append(end * at)

@@ -60,10 +60,10 @@ def solve_lp(program: LinearProgram, *, solver: Solver = 'auto', crossover: bool
   start = time.monotonic()
   if solver == 'auto':
     solver = 'simplex' if program.num_nonzeros <= SIMPLEX_UP_TO else 'ipm'
-  options = dict(
-    solver=solver, run_crossover='choose' if crossover is None else 'on' if crossover else 'off',
-    time_limit=time_limit_s, primal_feasibility_tolerance=feasibility_tolerance,
-    dual_feasibility_tolerance=optimality_tolerance, ipm_optimality_tolerance=optimality_tolerance)
+  options = {
+    'solver': solver, 'run_crossover': 'choose' if crossover is None else 'on' if crossover else 'off',
+    'time_limit': time_limit_s, 'primal_feasibility_tolerance': feasibility_tolerance,
+    'dual_feasibility_tolerance': optimality_tolerance, 'ipm_optimality_tolerance': optimality_tolerance}
   highs = _run(program, options)
   if highs.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible:
     # Presolve saw that one of the two holds; without it the answer says which.
@@ -92,8 +92,9 @@ def solve_milp(program: LinearProgram, *, time_limit_s: float = 600.0, feasibili
   _check_limits(time_limit_s, feasibility_tolerance, feasibility_tolerance)
   require(relative_gap >= 0, f'relative_gap must be >= 0, got {relative_gap}')
   start = time.monotonic()
-  options = dict(time_limit=time_limit_s, mip_rel_gap=relative_gap, mip_abs_gap=0.0 if relative_gap == 0 else 1e-9,
-                 mip_feasibility_tolerance=feasibility_tolerance, primal_feasibility_tolerance=feasibility_tolerance)
+  options = {
+    'time_limit': time_limit_s, 'mip_rel_gap': relative_gap, 'mip_abs_gap': 0.0 if relative_gap == 0 else 1e-9,
+    'mip_feasibility_tolerance': feasibility_tolerance, 'primal_feasibility_tolerance': feasibility_tolerance}
   highs = _run(program, options)
   if highs.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible:
     highs = _run(program, {**options, 'presolve': 'off'})
@@ -161,7 +162,8 @@ def _solution(program: LinearProgram, highs: highspy.Highs, status: Status, solv
                   row_dual=row_dual, col_dual=col_dual, ray=ray, ray_bound=ray_bound)
 
 
-def _farkas_ray(program: LinearProgram, solver: str, time_limit_s: float) -> tuple[np.ndarray | None, Fraction | float | None]:
+def _farkas_ray(program: LinearProgram, solver: str,
+                time_limit_s: float) -> tuple[np.ndarray | None, Fraction | float | None]:
   """Multipliers that prove infeasibility and their exact bound; of two sources the first whose bound is positive.
 
   Simplex without presolve has a ray at hand when it stops. Interior point has none: then the multipliers of the elastic
@@ -180,7 +182,7 @@ def _farkas_ray(program: LinearProgram, solver: str, time_limit_s: float) -> tup
 
 
 def _simplex_ray(program: LinearProgram, time_limit_s: float) -> np.ndarray | None:
-  highs = _run(program, dict(solver='simplex', presolve='off', time_limit=time_limit_s))
+  highs = _run(program, {'solver': 'simplex', 'presolve': 'off', 'time_limit': time_limit_s})
   outcome = highs.getDualRay()  # (status, exists, ray)
   return np.array(outcome[2], np.float64) if outcome[1] else None
 
@@ -198,7 +200,7 @@ def _elastic_ray(program: LinearProgram, time_limit_s: float) -> np.ndarray | No
   elastic = LinearProgram(
     cost=np.append(np.zeros(program.num_columns), 1.0), rows=stacked, row_lower=lower, row_upper=upper,
     lower=np.append(program.lower, 0.0), upper=np.append(program.upper, np.inf))
-  highs = _run(elastic, dict(solver='ipm', time_limit=time_limit_s))
+  highs = _run(elastic, {'solver': 'ipm', 'time_limit': time_limit_s})
   found = highs.getSolution()
   if _status(highs) is not Status.OPTIMAL or not found.dual_valid:
     return None

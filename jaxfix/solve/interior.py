@@ -5,12 +5,13 @@ The program (V-section 8, `v` bounds |d| and `t` caps `v`; `s` is the soft slack
   min  l1_cost * sum(v) + cap_cost * t + slack.cost * sum(s)
   s.t. R d + S s >= e,   |d| <= v <= t,   lower <= d <= upper,   slack.lower <= s <= slack.upper
 
-has 2n + 1 variables and m + 3n rows, but only R (m rows) couples the columns. A Newton step eliminates `v`, `d`, `t` and `s`
-in closed form and is left with an m x m positive definite system `R D^-1 R' + ...`. A general solver does not see this:
-with n = 6,927 and m = 900 HiGHS interior point had not solved it in 250 s; this takes two seconds.
+has 2n + 1 variables and m + 3n rows, but only R (m rows) couples the columns. A Newton step eliminates `v`, `d`, `t`
+and `s` in closed form and is left with an m x m positive definite system `R D^-1 R' + ...`. A general solver does not
+see this: with n = 6,927 and m = 900 HiGHS interior point had not solved it in 250 s; this takes two seconds.
 
-The result is a proposal with its own evidence: the violation is recomputed from `d`, and `lower_bound` is a bound on the
-optimum that holds for whatever multipliers the iteration has (weak duality, V-section 11.4). Neither rests on convergence.
+The result is a proposal with its own evidence: the violation is recomputed from `d`, and `lower_bound` is a bound on
+the optimum that holds for whatever multipliers the iteration has (weak duality, V-section 11.4). Neither rests on
+convergence.
 Source: Mehrotra 1992 (predictor-corrector); the elimination is ours.
 """
 import dataclasses
@@ -85,7 +86,7 @@ class NormProgram:
   def dual_bound(self, y: np.ndarray, cap_dual: np.ndarray, gradient: np.ndarray) -> float:
     """Lower bound on the optimum for any y >= 0 `[m]`, cap_dual >= 0 `[n]` with sum <= cap_cost; gradient = R'y.
 
-    cap_cost t >= sum(cap_dual * |d|), so the Lagrangian separates over the columns and each is minimal at 0 or at a bound.
+    cap_cost t >= sum(cap_dual * |d|), so the Lagrangian separates over the columns; each is least at 0 or at a bound.
     """
     price = self.l1_cost + cap_dual
     at_bounds = np.minimum(price * self.upper - gradient * self.upper, -price * self.lower - gradient * self.lower)
@@ -186,7 +187,8 @@ def solve_norm_program(program: NormProgram, *, time_limit_s: float = 600.0, gap
     return dataclasses.replace(best, status=Status.OPTIMAL)
   if out_of_time:
     return dataclasses.replace(best, status=Status.TIME_LIMIT)
-  return dataclasses.replace(best, status=Status.ITERATION_LIMIT if iteration + 1 == max_iterations else Status.NUMERICAL)
+  status = Status.ITERATION_LIMIT if iteration + 1 == max_iterations else Status.NUMERICAL
+  return dataclasses.replace(best, status=status)
 
 
 def _error(found: InteriorResult, feasibility_tolerance: float, gap_tolerance: float) -> float:
@@ -200,9 +202,9 @@ def _result(program: NormProgram, now: _Iterate, row_values: np.ndarray, gradien
   cap_dual = now.y_box[2] * (program.cap_cost / now.y_box[2].sum())
   slack = program.best_slack(row_values)
   return InteriorResult(
-    status=status, d=now.d, slack=slack, row_dual=now.y_row, cap_dual=cap_dual, objective=program.objective(now.d, slack),
-    lower_bound=program.dual_bound(now.y_row, cap_dual, gradient), violation=program.violation(row_values, slack),
-    iterations=iteration)
+    status=status, d=now.d, slack=slack, row_dual=now.y_row, cap_dual=cap_dual, iterations=iteration,
+    objective=program.objective(now.d, slack), lower_bound=program.dual_bound(now.y_row, cap_dual, gradient),
+    violation=program.violation(row_values, slack))
 
 
 def with_finite_slack(program: NormProgram) -> NormProgram:

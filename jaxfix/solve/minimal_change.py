@@ -4,7 +4,8 @@
   s.t. R d >= e,  lower <= d <= upper
 
 in the forms of V-section 8, for PRDNN, APRNN and the like. Three things keep it fast: columns that no row touches are
-left out (their change is 0), rows enter only when they are violated, and the solver knows the structure (`interior.py`).
+left out (their change is 0), rows enter only once they are violated, and the solver knows the structure
+(`interior.py`).
 """
 import dataclasses
 import functools
@@ -20,7 +21,7 @@ from jaxfix.errors import require
 from jaxfix.solve.dual import farkas_bound
 from jaxfix.solve.interior import InteriorResult, NormProgram, Slack, solve_norm_program, with_finite_slack
 from jaxfix.solve.program import LinearProgram, Status, raise_unless_optimal
-from jaxfix.solve.rows import ColumnSubset, MatrixRows, RankOneRows, RowOracle, as_rows
+from jaxfix.solve.rows import MatrixRows, RankOneRows, RowOracle, as_rows
 from jaxfix.solve.split_form import solve_split_form, split_form
 
 Norm = Literal['l1', 'linf', 'l1n+linf']
@@ -28,7 +29,8 @@ Norm = Literal['l1', 'linf', 'l1n+linf']
 _COLUMN_NORM = 1e-12       # V-section 8: columns below it are left out
 _VIOLATION = 1e-9          # V-section 8, of a scaled row
 _MAX_ROUNDS = 50           # V-section 8: then all rows at once
-_ONE_THREAD_UP_TO = 2000   # rows: threads of small factorizations cost more than they bring, much more on a busy machine
+_BLOCK = 2**22             # entries of a block of an oracle's rows: 32 MiB
+_ONE_THREAD_UP_TO = 4000   # rows: below, BLAS threads gain little, and on a busy machine their waiting costs a lot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +68,8 @@ class MinimalChange:
     row_dual: `[N]`, >= 0, multipliers of the rows as given; zero for rows that were never needed.
     cap_dual: `[p]`, >= 0, of `c_i |d_i| <= t`; zeros for the norm 'l1'.
     num_rows, num_columns: N and p. num_removed: columns left out. num_active: rows in the last round.
-    rounds: solves; 1 without lazy rows. iterations: of the solver, over all rounds.
-    seconds: wall time. solver: 'interior', 'highs-ipm' or 'highs-simplex'.
+    rounds: solves; 1 without lazy rows, 0 where d = 0 will do. iterations: of the solver, over all rounds.
+    seconds: wall time. solver: 'interior', 'highs-ipm', 'highs-simplex', or 'none' where d = 0 will do.
   """
 
   objective: float
@@ -91,24 +93,6 @@ class MinimalChange:
     return self.objective - self.lower_bound
 
 
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-  """The validated input. cost_l1 is the price of one c_i |d_i|; weights is c."""
-
-  rows: RowOracle
-  rhs: np.ndarray
-  lower: np.ndarray
-  upper: np.ndarray
-  cost_l1: float
-  cost_cap: float
-  weights: np.ndarray
-  soft: Soft | None
-
-  def floor(self) -> float:
-    """Slack of a row outside the working set: the least, which is the cheapest."""
-    return self.soft.lower if self.soft is not None else 0.0
-
-
 def minimal_change(rows: np.ndarray | scipy.sparse.sparray | RowOracle, rhs: np.ndarray, *,
                    bounds: float | tuple = 3.0, norm: Norm = 'l1n+linf', norm_weights: tuple[float, float] = (1.0, 1.0),
                    weights: np.ndarray | None = None, groups: np.ndarray | None = None, lazy: bool = True,
@@ -120,24 +104,26 @@ def minimal_change(rows: np.ndarray | scipy.sparse.sparray | RowOracle, rhs: np.
   Args:
     rows: `[N, p]`, dense or sparse, or a row oracle; `RankOneRows` for a dense layer.
     rhs: `[N]`, finite. Ask for a margin here.
-    bounds: b for -b <= d <= b, or (lower, upper), each a number or `[p]`. Finite, and 0 lies within: no change is always
-      allowed by the bounds. lower = upper = 0 keeps a parameter.
+    bounds: b for -b <= d <= b, or (lower, upper), each a number or `[p]`. Finite, and 0 lies within: no change is
+      always allowed by the bounds. lower = upper = 0 keeps a parameter.
     norm: 'l1' (sum of c_i |d_i|), 'linf' (largest c_i |d_i|), or 'l1n+linf' (mean plus largest, PRDNN's default).
     norm_weights: (w1, winf), of the two terms; 'l1' uses the first and 'linf' the second.
     weights: `[p]`, > 0: c; None is all ones.
-    groups: `[N]`, the point each row belongs to; used by `least_satisfied`. `RankOneRows` brings its own.
+    groups: `[N]`, the point each row belongs to; used by `least_satisfied` only. `RankOneRows` brings its own.
     lazy: start from the rows that d = 0 violates, solve, add the violated rows, repeat; after 50 rounds take all rows.
       The optimum is that of the full program.
-    least_satisfied: rows of each group that enter from the start besides the violated ones.
+    least_satisfied: rows of each group that enter from the start besides the violated ones. V-section 8 proposes 8;
+      with ten classes that is every row, and none was 2 to 20 times as fast on LeNet's dense layers.
     soft: allow rows to be missed at a price; None is hard constraints.
     solver: 'interior' is the structured interior point; 'ipm' and 'simplex' are HiGHS on the split form. 'auto' is the
       first, and HiGHS interior point where that loses accuracy.
     time_limit_s: seconds, > 0, for the whole call; checked between iterations.
   Returns:
-    The change `[p]`, float64, and its statistics. It is exactly 0 where nothing needs to change.
+    The change `[p]`, float64, and its statistics. It is exactly 0 where nothing needs to change. A scaled row (divided
+    by max(1, its largest entry)) may be missed by 1e-9: put at least 100 times that into the margin.
   Raises:
     BadInputError: shapes, NaN, or options out of range.
-    InfeasibleProgramError: no change within the bounds meets the rows; with `ray` `[N]` and its exact bound where found.
+    InfeasibleProgramError: no change within the bounds meets the rows; with `ray` `[N]` and its exact bound.
     SolverLimitError: the time limit, or no answer of the accuracy asked for.
   Source: V-section 8; PRDNN, section 4.
   """
@@ -147,40 +133,30 @@ def minimal_change(rows: np.ndarray | scipy.sparse.sparray | RowOracle, rhs: np.
   require(time_limit_s > 0, f'time_limit_s must be positive, got {time_limit_s}')
   require(least_satisfied >= 0, f'least_satisfied must be >= 0, got {least_satisfied}')
   num_rows, num_columns = problem.rows.shape
-  scale, touched = _scales(problem.rows)
-  columns = np.flatnonzero(touched & (problem.lower < problem.upper))
-  missing = (problem.rhs - problem.floor()) / scale  # what each row lacks at d = 0
+  missing = (problem.rhs - problem.floor) / problem.scale  # what each row lacks at d = 0
   if (missing <= 0).all():
-    slack = np.full({None: 0, 'linf': 1, 'l1': num_rows}[soft.mode if soft else None], problem.floor())
-    return np.zeros(num_columns), _statistics(problem, np.zeros(num_columns), slack, None, np.zeros(0, np.int64), columns,
-                                              scale, 0, 0, start, 'none')
+    return np.zeros(num_columns), _nothing_to_do(problem, start)
   everything = np.arange(num_rows)
-  groups = _groups(problem.rows, groups) if least_satisfied else None
-  working = _first_rows(missing, groups, least_satisfied) if lazy else everything
+  working = _first_rows(missing, _groups(problem.rows, groups), least_satisfied) if lazy else everything
   iterations = 0
   for rounds in range(1, _MAX_ROUNDS + 2):
     if rounds > _MAX_ROUNDS:
       working = everything
-    left = time_limit_s - (time.monotonic() - start)
-    found, name = _solve_rows(problem, working, columns, scale, solver, max(left, 0.01))
+    found, name = _solve_rows(problem, working, solver, max(0.01, time_limit_s - (time.monotonic() - start)))
     iterations += found.iterations
-    ray = bound = None
-    if found.status is Status.INFEASIBLE:
-      ray, bound = _ray(problem, working, found.row_dual, scale)
+    ray, bound = _ray(problem, working, found.row_dual) if found.status is Status.INFEASIBLE else (None, None)
     raise_unless_optimal(found.status, f'The minimal change of {num_columns} parameters under {num_rows} constraints',
                          ray=ray, ray_bound=bound)
     delta = np.zeros(num_columns)
-    delta[columns] = np.clip(found.d / problem.weights[columns], problem.lower[columns], problem.upper[columns])
-    if len(working) == num_rows:
+    delta[problem.columns] = found.d / problem.weights[problem.columns]
+    delta = np.clip(delta, problem.lower, problem.upper)
+    outside = _violated(problem, delta, found.slack)
+    outside[working] = False
+    if not outside.any():
       break
-    lift = found.slack[0] if soft is not None and soft.mode == 'linf' else problem.floor()
-    violated = (problem.rhs - problem.rows.matvec(delta) - lift) / scale > _VIOLATION
-    violated[working] = False
-    if not violated.any():
-      break
-    working = np.union1d(working, np.flatnonzero(violated))
-  return delta, _statistics(problem, delta, _full_slack(problem, found.slack, working), found, working, columns, scale,
-                            rounds, iterations, start, name)
+    working = np.union1d(working, np.flatnonzero(outside))
+  return delta, _statistics(problem, delta, found, working, rounds=rounds, iterations=iterations, start=start,
+                            solver=name)
 
 
 def minimality_program(rows: np.ndarray | scipy.sparse.sparray | RowOracle, rhs: np.ndarray, *,
@@ -190,19 +166,46 @@ def minimality_program(rows: np.ndarray | scipy.sparse.sparray | RowOracle, rhs:
   """The program that `minimal_change` solved, in split form with rows as given, and its multipliers from `change`.
 
   `safe_dual_bound(*minimality_program(...))` is an exact lower bound on what any feasible change costs: the evidence
-  `lp-dual` of V-section 11.3. Arguments as for `minimal_change`. The rows become one matrix: mind the memory.
-  Rows that were never needed have the multiplier 0 and are left out, which can only lower the optimum.
+  `lp-dual` of V-section 11.3. Arguments as for `minimal_change`; `change` is its second result. The rows that it needed
+  become one matrix: mind the memory. Rows with multiplier 0 are left out for hard constraints and for a shared slack;
+  the optimum of what is left can only be lower, so the bound holds for the whole.
   """
   problem = _problem(rows, rhs, bounds, norm, norm_weights, weights, soft)
-  used = np.flatnonzero(change.row_dual) if soft is None or soft.mode == 'linf' else np.arange(len(problem.rhs))
-  slack = _slack(soft, np.ones(len(used)), len(problem.rhs))
+  count = len(problem.rhs)
+  used = np.arange(count) if soft is not None and soft.mode == 'l1' else np.flatnonzero(change.row_dual)
+  slack = _slack(soft, np.ones(count), count)
   if slack is not None:
-    program = NormProgram(as_rows(problem.rows), problem.rhs, problem.lower, problem.upper, problem.cost_l1,
-                          problem.cost_cap, _slack(soft, np.ones(len(problem.rhs)), len(problem.rhs)))
-    slack = dataclasses.replace(slack, upper=with_finite_slack(program).slack.upper)
-  program = split_form(problem.rows.rows(used), problem.rhs[used], problem.lower, problem.upper, weights=problem.weights,
-                       l1_cost=problem.cost_l1, cap_cost=problem.cost_cap, slack=slack)
-  return program, np.concatenate([change.row_dual[used], -change.cap_dual if problem.cost_cap else np.zeros(0)])
+    whole = with_finite_slack(NormProgram(problem.rows, problem.rhs, problem.lower, problem.upper, problem.l1_cost,
+                                          problem.cap_cost, slack))
+    slack = dataclasses.replace(slack, coefficient=np.ones(len(used)), upper=whole.slack.upper)
+  program = split_form(problem.rows.rows(used), problem.rhs[used], problem.lower, problem.upper,
+                       weights=problem.weights, l1_cost=problem.l1_cost, cap_cost=problem.cap_cost, slack=slack)
+  return program, np.concatenate([change.row_dual[used], -change.cap_dual if problem.cap_cost else np.zeros(0)])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+  """The validated input.
+
+  l1_cost, cap_cost: of sum c_i |d_i| and of max c_i |d_i|. scale: `[N]`, the row factors max(1, largest |entry|).
+  columns: `[n]`, the parameters that can change and matter to a row.
+  """
+
+  rows: RowOracle
+  rhs: np.ndarray
+  lower: np.ndarray
+  upper: np.ndarray
+  l1_cost: float
+  cap_cost: float
+  weights: np.ndarray
+  soft: Soft | None
+  scale: np.ndarray
+  columns: np.ndarray
+
+  @property
+  def floor(self) -> float:
+    """The least slack, which is the cheapest: that of a row outside the working set."""
+    return self.soft.lower if self.soft is not None else 0.0
 
 
 def _problem(rows, rhs, bounds, norm, norm_weights, weights, soft) -> _Problem:
@@ -211,37 +214,37 @@ def _problem(rows, rhs, bounds, norm, norm_weights, weights, soft) -> _Problem:
   rhs = np.asarray(rhs, np.float64)
   require(rhs.shape == (num_rows,), f'rhs must have shape ({num_rows},), got {rhs.shape}')
   require(bool(np.isfinite(rhs).all()), 'rhs holds NaN or infinity')
-  low, high = bounds if isinstance(bounds, tuple) else (-bounds, bounds)
-  sides = []
-  for side in (low, high):
-    side = np.asarray(side, np.float64)
+  sides = [np.asarray(side, np.float64) for side in (bounds if isinstance(bounds, tuple) else (-bounds, bounds))]
+  for side in sides:
     require(side.shape in ((), (p,)), f'a bound must be a number or have shape ({p},), got {side.shape}')
-    sides.append(np.broadcast_to(side, (p,)))
-  require(bool(np.isfinite(sides).all()), 'bounds must be finite: a safe bound on the optimum needs them')
-  require(bool((sides[0] <= 0).all() and (sides[1] >= 0).all()), 'bounds must contain 0: no change must be allowed')
+    require(bool(np.isfinite(side).all()), 'bounds must be finite: a safe bound on the optimum needs them')
+  lower, upper = (np.broadcast_to(side, (p,)) for side in sides)
+  require(bool((lower <= 0).all() and (upper >= 0).all()), 'bounds must contain 0: no change must be allowed')
   weights = np.ones(p) if weights is None else np.asarray(weights, np.float64)
   require(weights.shape == (p,), f'weights must have shape ({p},), got {weights.shape}')
   require(bool((np.isfinite(weights) & (weights > 0)).all()), 'weights must be positive and finite')
   require(norm in ('l1', 'linf', 'l1n+linf'), f"norm must be 'l1', 'linf' or 'l1n+linf', got {norm!r}")
   w1, winf = norm_weights
   require(0 <= w1 < np.inf and 0 <= winf < np.inf, f'norm_weights must be >= 0 and finite, got {norm_weights}')
-  cost_l1 = {'l1': w1, 'linf': 0.0, 'l1n+linf': w1 / max(1, p)}[norm]
-  cost_cap = 0.0 if norm == 'l1' else winf
-  require(cost_l1 + cost_cap > 0, f'norm {norm!r} with norm_weights {norm_weights} prices nothing')
-  return _Problem(rows, rhs, *sides, cost_l1, cost_cap, weights, soft)
+  l1_cost = {'l1': w1, 'linf': 0.0, 'l1n+linf': w1 / max(1, p)}[norm]
+  cap_cost = 0.0 if norm == 'l1' else winf
+  require(l1_cost + cap_cost > 0, f'norm {norm!r} with norm_weights {norm_weights} prices nothing')
+  scale, column_norm = _scales(rows)
+  columns = np.flatnonzero((column_norm >= _COLUMN_NORM) & (lower < upper))
+  return _Problem(rows, rhs, lower, upper, l1_cost, cap_cost, weights, soft, scale, columns)
 
 
 def _scales(rows: RowOracle) -> tuple[np.ndarray, np.ndarray]:
-  """Row factors max(1, largest |entry|), `[N]`, and which columns are not (almost) zero, `[p]`."""
+  """Row factors max(1, largest |entry|), `[N]`, and Euclidean column norms, `[p]`."""
   if isinstance(rows, MatrixRows | RankOneRows):
-    return np.maximum(1.0, rows.row_scale()), rows.column_norm() >= _COLUMN_NORM
+    return np.maximum(1.0, rows.row_scale()), rows.column_norm()
   num_rows, p = rows.shape
-  scale, squares, step = np.ones(num_rows), np.zeros(p), max(1, 2**22 // max(1, p))
+  scale, squares, step = np.ones(num_rows), np.zeros(p), max(1, _BLOCK // max(1, p))
   for k in range(0, num_rows, step):  # one pass in blocks: an oracle's matrix need not fit into memory
     block = as_rows(rows.rows(np.arange(k, min(k + step, num_rows))))
     scale[k:k + step] = np.maximum(1.0, block.row_scale())
     squares += block.column_norm()**2
-  return scale, np.sqrt(squares) >= _COLUMN_NORM
+  return scale, np.sqrt(squares)
 
 
 def _groups(rows: RowOracle, groups: np.ndarray | None) -> np.ndarray:
@@ -252,28 +255,17 @@ def _groups(rows: RowOracle, groups: np.ndarray | None) -> np.ndarray:
   return groups
 
 
-def _first_rows(missing: np.ndarray, groups: np.ndarray | None, count: int) -> np.ndarray:
-  """The violated rows and the `count` least satisfied of each group."""
-  chosen = missing > 0
-  if count:
-    order = np.lexsort((-missing, groups))
-    sorted_groups = groups[order]
-    begins = np.flatnonzero(np.diff(sorted_groups, prepend=sorted_groups[0] - 1))
-    rank = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
-    satisfied_rank = rank - np.repeat(np.add.reduceat(chosen[order].astype(int), begins),
-                                      np.diff(begins, append=len(order)))
-    chosen[order[satisfied_rank < count]] = True
-  return np.flatnonzero(chosen)
-
-
-def _working_matrix(problem: _Problem, working: np.ndarray, scale: np.ndarray) -> MatrixRows | RankOneRows:
-  rows = problem.rows
-  if not isinstance(rows, MatrixRows | RankOneRows):
-    return as_rows(rows.rows(working)).select(np.arange(len(working)), scale[working])
-  return rows.select(working, scale[working])
+def _first_rows(missing: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+  """The violated rows, and the `count` satisfied rows of each group that are nearest to violation."""
+  satisfied = np.flatnonzero(missing <= 0)
+  order = satisfied[np.lexsort((-missing[satisfied], groups[satisfied]))]
+  begins = np.flatnonzero(np.append(True, np.diff(groups[order]) != 0)) if len(order) else np.zeros(0, np.int64)
+  rank = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
+  return np.union1d(np.flatnonzero(missing > 0), order[rank < count])
 
 
 def _slack(soft: Soft | None, scale: np.ndarray, num_rows: int) -> Slack | None:
+  """Slack in the scaled rows of the working set; the price of a mean over all rows."""
   if soft is None:
     return None
   shared = soft.mode == 'linf'
@@ -285,72 +277,93 @@ def _thread_pools() -> threadpoolctl.ThreadpoolController:
   return threadpoolctl.ThreadpoolController()
 
 
-def _solve_rows(problem: _Problem, working: np.ndarray, columns: np.ndarray, scale: np.ndarray, solver: str,
-                time_limit_s: float) -> tuple[InteriorResult, str]:
-  """Solves with the working rows only; in the answer d is `c_i d_i` of the kept columns, duals are of the scaled rows."""
-  start, matrix = time.monotonic(), _working_matrix(problem, working, scale)
-  c = problem.weights[columns]
+def _solve_rows(problem: _Problem, working: np.ndarray, solver: str, time_limit_s: float) -> tuple[InteriorResult, str]:
+  """Solves with the working rows only. In the answer d is `c_i d_i` of the kept columns, duals are of scaled rows."""
+  start, scale = time.monotonic(), problem.scale[working]
+  if isinstance(problem.rows, MatrixRows | RankOneRows):
+    part = problem.rows.select(working, scale)
+  else:
+    part = as_rows(problem.rows.rows(working)).select(np.arange(len(working)), scale)
+  c = problem.weights[problem.columns]
   program = NormProgram(
-    rows=ColumnSubset(matrix, columns, 1 / c), rhs=problem.rhs[working] / scale[working], lower=problem.lower[columns] * c,
-    upper=problem.upper[columns] * c, l1_cost=problem.cost_l1, cap_cost=problem.cost_cap,
-    slack=_slack(problem.soft, scale[working], len(scale)))
+    rows=part.restrict(problem.columns, 1 / c), rhs=problem.rhs[working] / scale,
+    lower=problem.lower[problem.columns] * c, upper=problem.upper[problem.columns] * c,
+    l1_cost=problem.l1_cost, cap_cost=problem.cap_cost, slack=_slack(problem.soft, scale, len(problem.rhs)))
+  if not len(c):
+    return _solve_without_columns(program), 'none'
   if solver in ('auto', 'interior'):
-    with _thread_pools().limit(limits=1 if len(working) <= _ONE_THREAD_UP_TO else None):
+    with _thread_pools().limit(limits=1 if len(working) <= _ONE_THREAD_UP_TO else None, user_api='blas'):
       found = solve_norm_program(program, time_limit_s=time_limit_s)
     if solver == 'interior' or found.status not in (Status.NUMERICAL, Status.ITERATION_LIMIT):
       return found, 'interior'
     solver, time_limit_s = 'ipm', max(0.01, time_limit_s - (time.monotonic() - start))
-  dense = matrix.rows(np.arange(len(working)))[:, columns]
-  dense = dense.multiply(1 / c[None, :]) if scipy.sparse.issparse(dense) else dense / c
-  return solve_split_form(program, dense, solver, time_limit_s)
+  return solve_split_form(program, solver, time_limit_s)
 
 
-def _full_slack(problem: _Problem, slack: np.ndarray, working: np.ndarray) -> np.ndarray:
-  if problem.soft is None or problem.soft.mode == 'linf':
-    return slack
-  out = np.full(problem.rows.shape[0], problem.soft.lower)
-  out[working] = slack
-  return out
+def _solve_without_columns(program: NormProgram) -> InteriorResult:
+  """No parameter can help: the slack must, or the row that lacks most proves that nothing does."""
+  nothing = np.zeros(len(program.rhs))
+  slack = program.best_slack(nothing)
+  violation, price = program.violation(nothing, slack), program.objective(np.zeros(0), slack)
+  worst = (np.arange(len(nothing)) == program.rhs.argmax()).astype(np.float64)
+  status = Status.INFEASIBLE if violation > _VIOLATION else Status.OPTIMAL
+  return InteriorResult(status, np.zeros(0), slack, worst if violation > _VIOLATION else nothing, np.zeros(0), price,
+                        price, violation, 0)
 
 
-def _ray(problem: _Problem, working: np.ndarray, row_dual: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, Fraction | float]:
+def _violated(problem: _Problem, delta: np.ndarray, slack: np.ndarray) -> np.ndarray:
+  """Which rows `delta` misses: at the shared slack, or at the least slack of a row of its own."""
+  lift = slack[0] if problem.soft is not None and problem.soft.mode == 'linf' else problem.floor
+  return (problem.rhs - problem.rows.matvec(delta) - lift) / problem.scale > _VIOLATION
+
+
+def _ray(problem: _Problem, working: np.ndarray, row_dual: np.ndarray) -> tuple[np.ndarray, Fraction | float]:
   """Farkas ray over all rows as given, and its exact bound; multipliers that the proof does not need are dropped."""
-  y = row_dual / scale[working]
+  y = row_dual / problem.scale[working]
   y = y / max(y.max(initial=0.0), 1e-300)
   lift = problem.soft.upper if problem.soft is not None else 0.0
   for share in (1e-2, 1e-4, 1e-6, 1e-9, 0.0):
     kept = y > share
+    used = working[kept]
     program = LinearProgram(
-      cost=np.zeros(problem.rows.shape[1]), rows=problem.rows.rows(working[kept]), row_upper=np.full(kept.sum(), np.inf),
-      row_lower=problem.rhs[working[kept]] - lift, lower=problem.lower, upper=problem.upper)
+      cost=np.zeros(len(problem.lower)), rows=problem.rows.rows(used), row_lower=problem.rhs[used] - lift,
+      row_upper=np.full(len(used), np.inf), lower=problem.lower, upper=problem.upper)
     bound = farkas_bound(program, y[kept])
     if bound > 0:
       break
-  ray = np.zeros(len(scale))
-  ray[working[kept]] = y[kept]
+  ray = np.zeros(len(problem.rhs))
+  ray[used] = y[kept]
   return ray, bound
 
 
-def _statistics(problem, delta, slack, found, working, columns, scale, rounds, iterations, start, solver) -> MinimalChange:
+def _nothing_to_do(problem: _Problem, start: float) -> MinimalChange:
+  """d = 0 at the least slack meets every row, and nothing is cheaper."""
   num_rows, p = problem.rows.shape
-  size = problem.weights * np.abs(delta)
-  soft = problem.soft
-  price = 0.0
-  if soft is not None:
-    price = soft.weight * float(slack.mean())  # one slack: its own mean
-  lower_bound, row_dual, cap_dual = 0.0, np.zeros(num_rows), np.zeros(p)
-  objective = float(problem.cost_l1 * size.sum() + problem.cost_cap * size.max(initial=0.0) + price)
-  if found is not None:
-    row_dual[working] = found.row_dual / scale[working]
-    cap_dual[columns] = found.cap_dual
-    outside = num_rows - len(working)
-    lower_bound = found.lower_bound + (
-      soft.weight * soft.lower * outside / num_rows if soft is not None and soft.mode == 'l1' else 0.0)
-  else:
-    lower_bound = price
-  lift = slack if len(slack) else 0.0
-  violation = float((problem.rhs - problem.rows.matvec(delta) - lift).max(initial=0.0))
+  shape = 0 if problem.soft is None else 1 if problem.soft.mode == 'linf' else num_rows
+  price = problem.soft.weight * problem.floor if problem.soft is not None else 0.0
   return MinimalChange(
-    objective=objective, lower_bound=lower_bound, max_violation=violation, slack=slack, row_dual=row_dual, cap_dual=cap_dual,
-    num_rows=num_rows, num_columns=p, num_removed=p - len(columns), num_active=len(working), rounds=rounds,
-    iterations=iterations, seconds=time.monotonic() - start, solver=solver)
+    objective=price, lower_bound=price, max_violation=0.0, slack=np.full(shape, problem.floor),
+    row_dual=np.zeros(num_rows), cap_dual=np.zeros(p), num_rows=num_rows, num_columns=p,
+    num_removed=p - len(problem.columns), num_active=0, rounds=0, iterations=0, seconds=time.monotonic() - start,
+    solver='none')
+
+
+def _statistics(problem: _Problem, delta: np.ndarray, found: InteriorResult, working: np.ndarray, *, rounds: int,
+                iterations: int, start: float, solver: str) -> MinimalChange:
+  (num_rows, p), soft = problem.rows.shape, problem.soft
+  slack, lower_bound = found.slack, found.lower_bound
+  if soft is not None and soft.mode == 'l1':
+    slack = np.full(num_rows, soft.lower)
+    slack[working] = found.slack
+    lower_bound += soft.weight * soft.lower * (num_rows - len(working)) / num_rows
+  row_dual, cap_dual, size = np.zeros(num_rows), np.zeros(p), problem.weights * np.abs(delta)
+  row_dual[working] = found.row_dual / problem.scale[working]
+  cap_dual[problem.columns] = found.cap_dual
+  price = soft.weight * float(slack.mean()) if soft is not None else 0.0  # one slack is its own mean
+  lift = slack if soft is not None else 0.0
+  return MinimalChange(
+    objective=float(problem.l1_cost * size.sum() + problem.cap_cost * size.max(initial=0.0)) + price,
+    lower_bound=lower_bound, max_violation=float((problem.rhs - problem.rows.matvec(delta) - lift).max(initial=0.0)),
+    slack=slack, row_dual=row_dual, cap_dual=cap_dual, num_rows=num_rows, num_columns=p,
+    num_removed=p - len(problem.columns), num_active=len(working), rounds=rounds, iterations=iterations,
+    seconds=time.monotonic() - start, solver=solver)

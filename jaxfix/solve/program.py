@@ -33,7 +33,7 @@ _SENTENCES = {
   Status.TIME_LIMIT: 'The time limit came before an answer.',
   Status.ITERATION_LIMIT: 'The iteration limit came before an answer.',
   Status.MEMORY_LIMIT: 'The solver ran out of memory.',
-  Status.NUMERICAL: 'The solver lost accuracy: (a) it gave up, or (b) its point violates a row or bound. Scale the rows.',
+  Status.NUMERICAL: 'The solver gave up for lack of accuracy, or its point violates a row or bound: scale the rows.',
   Status.INTERRUPTED: 'The solver was interrupted.',
 }
 
@@ -75,7 +75,7 @@ class LinearProgram:
     require(bool(np.isfinite(self.cost).all()), 'LinearProgram.cost holds infinity')
     for low, high, of in ((self.lower, self.upper, 'variable'), (self.row_lower, self.row_upper, 'row')):
       require(bool((low <= high).all()), f'{of} {_first(low > high)} has a lower bound above its upper bound')
-      require(bool((low < np.inf).all() and (high > -np.inf).all()), f'a {of} has a lower bound inf or an upper bound -inf')
+      require(bool((low < np.inf).all() and (high > -np.inf).all()), f'a {of} has a lower bound inf or upper -inf')
     if self.integrality is not None:
       mask = np.asarray(self.integrality)
       require(mask.shape == (v,) and mask.dtype == bool, f'LinearProgram.integrality must be bool of shape ({v},)')

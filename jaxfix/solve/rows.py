@@ -1,9 +1,9 @@
 """Constraint rows of a repair problem as linear operators, so that a large matrix need not exist.
 
-The classification rows of a point-wise repair of one dense layer are rank-one: row k is `outer(u_k, h_k)`, then `u_k` for
-the bias (PRDNN, section 3). `RankOneRows` keeps the factors. 900 rows of a 784x256 layer are 1.4 GB as a matrix and 3 MB
-as factors, and the Gram matrix that an interior-point step needs costs two small matrix products a point instead of one
-product with the full matrix.
+The classification rows of a point-wise repair of one dense layer are rank-one: row k is `outer(u_k, h_k)`, then `u_k`
+for the bias (PRDNN, section 3). `RankOneRows` keeps the factors. 900 rows of a 784x256 layer are 1.4 GB as a matrix and
+3 MB as factors, and the Gram matrix that an interior-point step needs costs two small matrix products a point instead
+of one product with the full matrix.
 """
 import dataclasses
 from typing import Protocol, runtime_checkable
@@ -32,6 +32,9 @@ class Rows(Protocol):
 
   def gram(self, weight: np.ndarray) -> np.ndarray:
     """`rows @ diag(weight) @ rows.T`, `[m, m]`; weight: `[n]`, >= 0."""
+
+  def rows(self, indices: np.ndarray) -> np.ndarray | scipy.sparse.csr_array:
+    """The chosen rows as a matrix `[len(indices), n]`."""
 
 
 @runtime_checkable
@@ -92,6 +95,10 @@ class MatrixRows:
     part = scipy.sparse.csr_array(part.multiply(1 / factor[:, None]))
     return MatrixRows(part.toarray() if part.nnz > DENSE_FROM * np.prod(part.shape) else part)
 
+  def restrict(self, index: np.ndarray, scale: np.ndarray) -> 'MatrixRows':
+    """The columns index `[n]`, each multiplied by scale `[n]`."""
+    return MatrixRows(_scaled_columns(self.matrix, index, scale))
+
   def gram(self, weight: np.ndarray) -> np.ndarray:
     """`rows @ diag(weight) @ rows.T`, `[N, N]`; weight: `[p]`, >= 0."""
     if scipy.sparse.issparse(self.matrix):
@@ -104,7 +111,7 @@ class MatrixRows:
 
   def row_scale(self) -> np.ndarray:
     """Largest absolute entry of each row, `[N]`."""
-    if not self.shape[1]:
+    if 0 in self.shape:
       return np.zeros(self.shape[0])
     return _dense_vector(abs(self.matrix).max(axis=1))
 
@@ -117,7 +124,7 @@ class MatrixRows:
 
 @dataclasses.dataclass(frozen=True)
 class RankOneRows:
-  """Row k is `concat(outer(u[k], h[point[k]]).ravel(), u[k])`: a dense layer's weights (o, i), row-major, then its bias.
+  """Row k is `concat(outer(u[k], h[point[k]]).ravel(), u[k])`: a dense layer's weights (o, i), row-major, then bias.
 
   Attributes:
     u: `[N, d_out]`, float64: the row's derivative with respect to the layer's pre-activation.
@@ -137,7 +144,7 @@ class RankOneRows:
     require(self.u.ndim == 2 and self.h.ndim == 2, f'u and h must be matrices, got {self.u.shape} and {self.h.shape}')
     require(self.point.shape == self.u.shape[:1], f'point needs one entry for each of the {len(self.u)} rows of u, got '
             f'shape {self.point.shape}')
-    require(not len(self.point) or (0 <= self.point[0] and self.point[-1] < len(self.h)
+    require(not len(self.point) or (self.point[0] >= 0 and self.point[-1] < len(self.h)
                                     and (np.diff(self.point) >= 0).all()),
             f'point must be non-decreasing within 0..{len(self.h) - 1}: sort the rows by point')
     require(bool(np.isfinite(self.u).all() and np.isfinite(self.h).all()), 'u and h must be finite')
@@ -180,6 +187,10 @@ class RankOneRows:
     used, point = np.unique(self.point[indices], return_inverse=True)
     return RankOneRows(self.u[indices] / factor[:, None], self.h[used], point)
 
+  def restrict(self, index: np.ndarray, scale: np.ndarray) -> 'ColumnSubset':
+    """The columns index `[n]`, each multiplied by scale `[n]`."""
+    return ColumnSubset(self, index, scale)
+
   def gram(self, weight: np.ndarray) -> np.ndarray:
     """`rows @ diag(weight) @ rows.T`, `[N, N]`; weight: `[p]`, >= 0.
 
@@ -214,9 +225,9 @@ class RankOneRows:
 
 @dataclasses.dataclass(frozen=True)
 class ColumnSubset:
-  """Some columns of an operator: index `[n]` of its p columns, each multiplied by scale `[n]`."""
+  """Some columns of rank-one rows: index `[n]` of its p columns, each multiplied by scale `[n]`."""
 
-  full: Rows
+  full: RankOneRows
   index: np.ndarray
   scale: np.ndarray
 
@@ -237,6 +248,14 @@ class ColumnSubset:
 
   def gram(self, weight: np.ndarray) -> np.ndarray:
     return self.full.gram(self._expand(self.scale**2 * weight))
+
+  def rows(self, indices: np.ndarray) -> np.ndarray | scipy.sparse.csr_array:
+    return _scaled_columns(self.full.rows(indices), self.index, self.scale)
+
+
+def _scaled_columns(matrix, index: np.ndarray, scale: np.ndarray) -> np.ndarray | scipy.sparse.csr_array:
+  part = matrix[:, index]
+  return scipy.sparse.csr_array(part.multiply(scale[None, :])) if scipy.sparse.issparse(part) else part * scale
 
 
 def _dense_vector(values) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The minimal-change program as an ordinary linear program: the split form of V-section 8.
 
-d = plus - minus with plus, minus >= 0 needs no rows for |d|. Columns: plus `[p]`, minus `[p]`, then t where the cap has a
-price, then the slacks. Rows: the constraints, then `c_i (plus_i + minus_i) - t <= 0` where the cap has a price.
+d = plus - minus with plus, minus >= 0 needs no rows for |d|. Columns: plus `[p]`, minus `[p]`, then t where the cap
+has a price, then the slacks. Rows: the constraints, then `c_i (plus_i + minus_i) - t <= 0` where the cap has a price.
 It is what a general solver gets, and what a certificate of minimality is about.
 """
 import numpy as np
@@ -45,13 +45,12 @@ def split_form(matrix: np.ndarray | scipy.sparse.sparray, rhs: np.ndarray, lower
                        lower=np.concatenate(low), upper=np.concatenate(high))
 
 
-def solve_split_form(program: NormProgram, matrix: np.ndarray | scipy.sparse.sparray, solver: str,
-                     time_limit_s: float) -> tuple[InteriorResult, str]:
-  """Solves `program`, whose rows are `matrix`, by HiGHS: slower than `interior.py`, and independent of it."""
+def solve_split_form(program: NormProgram, solver: str, time_limit_s: float) -> tuple[InteriorResult, str]:
+  """Solves `program` by HiGHS ('ipm' or 'simplex'): slower than `interior.py`, and independent of it."""
   program = with_finite_slack(program)
   n, m = len(program.lower), len(program.rhs)
-  split = split_form(matrix, program.rhs, program.lower, program.upper, weights=np.ones(n), l1_cost=program.l1_cost,
-                     cap_cost=program.cap_cost, slack=program.slack)
+  split = split_form(program.rows.rows(np.arange(m)), program.rhs, program.lower, program.upper, weights=np.ones(n),
+                     l1_cost=program.l1_cost, cap_cost=program.cap_cost, slack=program.slack)
   solution = solve_lp(split, solver=solver, time_limit_s=time_limit_s)
   d = solution.x[:n] - solution.x[n:2 * n] if solution.x is not None else np.zeros(n)
   dual = solution.ray if solution.status is Status.INFEASIBLE else solution.row_dual
@@ -63,7 +62,8 @@ def solve_split_form(program: NormProgram, matrix: np.ndarray | scipy.sparse.spa
   values = program.rows.matvec(d)
   slack = program.best_slack(values)
   found = InteriorResult(
-    status=solution.status, d=d, slack=slack, row_dual=row_dual, cap_dual=cap_dual, objective=program.objective(d, slack),
+    status=solution.status, d=d, slack=slack, row_dual=row_dual, cap_dual=cap_dual,
+    objective=program.objective(d, slack), violation=program.violation(values, slack),
     lower_bound=program.dual_bound(row_dual, cap_dual, program.rows.rmatvec(row_dual)),
-    violation=program.violation(values, slack), iterations=solution.statistics.iterations)
+    iterations=solution.statistics.iterations)
   return found, solution.statistics.solver

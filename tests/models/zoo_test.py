@@ -14,7 +14,7 @@ from jaxfix import models
 from jaxfix.errors import BadInputError, UnknownNameError
 from jaxfix.models import layers
 from jaxfix.models.densenet import DenseNet121
-from tests.networks import abstract, images, network
+from tests.networks import abstract, images, network, quick_jit
 
 
 @functools.cache
@@ -70,11 +70,11 @@ class CountsTest(parameterized.TestCase):
     ('facenet', 'facenet', (48, 48, 3), {}, 'study', 11),
     ('vgg16_study', 'vgg16', (32, 32, 3), {}, 'study', 42))
   def test_published_number_of_layers(self, name, input_shape, options, rule, number):
-    self.assertEqual(layers.count_layers(abstract(name, input_shape, **options), rule), number)
+    self.assertEqual(layers.count_layers(layer_list(name, input_shape, **options), rule), number)
 
   def test_another_counting_rule_is_an_error(self):
     with self.assertRaisesRegex(BadInputError, 'rule'):
-      layers.count_layers(abstract('lenet5', (28, 28, 1)), 'mine')
+      layers.count_layers(layer_list('lenet5', (28, 28, 1)), 'mine')
 
 
 class StructureTest(parameterized.TestCase):
@@ -158,7 +158,7 @@ class ModeTest(parameterized.TestCase):
     c = network(name, input_shape, num_classes=3, **options)
     x = images(input_shape, 3)
 
-    @functools.partial(jax.jit, static_argnames='train')
+    @functools.partial(quick_jit, static_argnames='train')
     def run(variables, x, train):
       return c.module.apply(variables, x, train=train, mutable=['batch_stats'], rngs={'dropout': jax.random.key(2)})
 
@@ -180,8 +180,8 @@ class ModeTest(parameterized.TestCase):
     ours, flax = layers.BatchNorm(0.1, 0.7), nn.BatchNorm(use_running_average=not train, momentum=0.7, epsilon=0.1)
     scale, bias, mean, var = rng.uniform(0.5, 1.5, (4, 5)).astype(np.float32)
     variables = {'params': {'scale': scale, 'bias': bias}, 'batch_stats': {'mean': mean, 'var': var}}
-    y, after = jax.jit(functools.partial(ours.apply, train=train, mutable=['batch_stats']))(variables, x)
-    y_flax, after_flax = jax.jit(functools.partial(flax.apply, mutable=['batch_stats']))(variables, x)
+    y, after = quick_jit(functools.partial(ours.apply, train=train, mutable=['batch_stats']))(variables, x)
+    y_flax, after_flax = quick_jit(functools.partial(flax.apply, mutable=['batch_stats']))(variables, x)
     np.testing.assert_allclose(y, y_flax, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after, after_flax)
 
@@ -189,7 +189,7 @@ class ModeTest(parameterized.TestCase):
     x = jnp.ones((100, 100))
     dropout = layers.Dropout(0.25)
     np.testing.assert_array_equal(dropout.apply({}, x), x)
-    y = jax.jit(lambda x: dropout.apply({}, x, True, rngs={'dropout': jax.random.key(0)}))(x)
+    y = quick_jit(lambda x: dropout.apply({}, x, True, rngs={'dropout': jax.random.key(0)}))(x)
     y = np.asarray(y)
     self.assertAlmostEqual(float((y == 0).mean()), 0.25, delta=0.02)
     np.testing.assert_allclose(np.unique(y), [0, 1 / 0.75], rtol=1e-6)
@@ -200,7 +200,7 @@ class ArithmeticTest(parameterized.TestCase):
   @parameterized.parameters(1, 4, 6, 13)
   def test_adaptive_pooling_by_its_definition(self, h):
     x = np.random.default_rng(0).normal(size=(1, h, h, 2))
-    y = np.asarray(jax.jit(layers.AdaptiveAvgPool((6, 6)).apply)({}, x.astype(np.float32)))
+    y = np.asarray(quick_jit(layers.AdaptiveAvgPool((6, 6)).apply)({}, x.astype(np.float32)))
     for i in range(6):
       for j in range(6):
         rows, columns = (slice(math.floor(k * h / 6), math.ceil((k + 1) * h / 6)) for k in (i, j))
@@ -239,14 +239,14 @@ class ArithmeticTest(parameterized.TestCase):
         x = bn(conv(x, *at, 'shortcut_conv', stride=stride), *at, 'shortcut_bn')
       return jax.nn.relu(x + y)
 
-    @jax.jit
+    @quick_jit
     def by_formula(x):
       h = jax.nn.relu(bn(conv(x, 'conv1'), 'bn1'))
       h = unit(unit(h, 'stage1', 1), 'stage2', 2).mean((1, 2))
       return h @ params['fc1']['kernel'] + params['fc1']['bias'][None]
 
     x = images((6, 6, 3), 2)
-    y = jax.jit(c.module.apply)(c.variables, x)
+    y = quick_jit(c.module.apply)(c.variables, x)
     np.testing.assert_allclose(y, by_formula(x), rtol=1e-4, atol=1e-5)
     self.assertGreater(float(jnp.abs(y[0] - y[1]).max()), 1e-3)  # the input still matters at this width
 
@@ -276,8 +276,8 @@ class ArithmeticTest(parameterized.TestCase):
         permuted[name] = np.take(array, readers[path], axis=array.ndim - 2)
     x = images((8, 8, 3), 2)
     variables, other = (traverse_util.unflatten_dict(f, sep='/') for f in (flat, permuted))
-    want = jax.jit(old_first.module.apply)(variables, x)
-    run = jax.jit(new_first.apply)
+    want = quick_jit(old_first.module.apply)(variables, x)
+    run = quick_jit(new_first.apply)
     np.testing.assert_allclose(run(other, x), want, atol=1e-5)
     self.assertGreater(float(jnp.abs(run(variables, x) - want).max()), 1e-2)
 

@@ -1,0 +1,1 @@
+"""What `launch/benchmark.py` measures, a suite a file; each has `run(options) -> list of results`."""

@@ -1,0 +1,28 @@
+"""The study's LeNet5 and 28x28 images for the suites: given files where there are any, random ones otherwise."""
+import pathlib
+
+import jax
+import numpy as np
+
+from jaxfix import classifier as classifiers
+from jaxfix import interchange, models, predict
+from jaxfix.classifier import Classifier
+from launch.benchmarks.pairs import Options
+
+
+def lenet5(options: Options) -> Classifier:
+  """The model under test."""
+  if options.model:
+    return interchange.read_classifier(options.model)
+  return classifiers.create(models.build('lenet5'), input_shape=(28, 28, 1), num_classes=10, key=jax.random.key(0))
+
+
+def images(classifier: Classifier, n: int, options: Options) -> tuple[np.ndarray, np.ndarray]:
+  """n images `[n, 28, 28, 1]` uint8 and the labels that the classifier gives them (so that it is right on all)."""
+  path = pathlib.Path(options.data_dir or '') / 'mnist.npz'
+  if options.data_dir and path.exists():
+    with np.load(path, allow_pickle=False) as arrays:
+      x = arrays['x_test'][:n, ..., None]
+  else:
+    x = np.random.default_rng(0).integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
+  return x, predict.labels(classifier, x)
