@@ -81,7 +81,7 @@ class FingerprintTest(absltest.TestCase):
   def test_every_weight_counts_and_order_does_not(self):
     c = network('resnet18', (4, 4, 3), num_classes=3, width=1 / 32, units=(1,))
     own = classifiers.fingerprint(c)
-    reordered = c.with_variables({'batch_stats': c.variables['batch_stats'], 'params': dict(reversed(c.params.items()))})
+    reordered = c.with_variables(dict(reversed(c.variables.items()))).with_params(dict(reversed(c.params.items())))
     self.assertEqual(classifiers.fingerprint(reordered), own)
     for i, leaf in enumerate(jax.tree.leaves(c.variables)):
       leaves, tree = jax.tree.flatten(c.variables)

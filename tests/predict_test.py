@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -94,13 +95,14 @@ class LabelsTest(absltest.TestCase):
 
 _TWO_DEVICES = """
 import sys
+import tempfile
 import jax, numpy as np
 from jaxfix import devices, predict
 from jaxfix.classifier import stack
 from tests.networks import images, network
 assert devices.data_mesh().size == 2, jax.devices()
-make = lambda seed: network('lenet5', (8, 8, 1), seed=seed, variant='small', width=0.25)
-x = images((8, 8, 1), 13)
+make = lambda seed: network('mlp', (5,), seed=seed, num_classes=3, hidden=(4,))
+x = images((5,), 13)
 np.savez(sys.argv[1], logits=predict.logits(make(0), x, batch_size=5),
          labels=predict.population_labels(stack([make(0), make(1)]), x, batch_size=5))
 """
@@ -109,7 +111,7 @@ np.savez(sys.argv[1], logits=predict.logits(make(0), x, batch_size=5),
 class TwoDevicesTest(absltest.TestCase):
 
   def test_two_devices_give_the_results_of_one(self):
-    out = os.path.join(self.create_tempdir().full_path, 'two.npz')
+    out = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), 'two.npz')
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
            'PYTHONPATH': root}
@@ -117,10 +119,10 @@ class TwoDevicesTest(absltest.TestCase):
                           timeout=300)
     self.assertEqual(done.returncode, 0, done.stderr)
     two = np.load(out)
-    make = lambda seed: network('lenet5', (8, 8, 1), seed=seed, variant='small', width=0.25)
-    x = images((8, 8, 1), 13)
-    np.testing.assert_allclose(two['logits'], predict.logits(make(0), x, batch_size=5), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(two['labels'], predict.population_labels(stack([make(0), make(1)]), x, batch_size=5))
+    x = images((5,), 13)
+    np.testing.assert_allclose(two['logits'], predict.logits(small(0), x, batch_size=5), rtol=1e-5, atol=1e-6)
+    population = stack([small(0), small(1)])
+    np.testing.assert_array_equal(two['labels'], predict.population_labels(population, x, batch_size=5))
 
 
 if __name__ == '__main__':

@@ -75,8 +75,8 @@ def _weights(classifier: Classifier) -> dict[str, np.ndarray]:
   """`conv1.kernel` and so on, whatever the layers are called in the file that the model came from."""
   paths = [layer.path for layer in layer_list(classifier) if layer.kind in ('conv', 'dense')]
   flat = flat_weights(classifier.variables)
-  return {f'{name}.{k}': flat[f'params/{path}/{k}']
-          for name, path in zip(('conv1', 'conv2', 'fc1', 'fc2', 'fc3'), paths, strict=True) for k in ('kernel', 'bias')}
+  names = zip(('conv1', 'conv2', 'fc1', 'fc2', 'fc3'), paths, strict=True)
+  return {f'{name}.{k}': flat[f'params/{path}/{k}'] for name, path in names for k in ('kernel', 'bias')}
 
 
 @contextlib.contextmanager

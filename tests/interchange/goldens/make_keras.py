@@ -3,7 +3,7 @@
   KERAS_BACKEND=jax python make_keras.py keras3        # keras 3.15.1, jax
   python make_keras.py keras2                          # tensorflow-cpu 2.15.1, keras 2.15.0
 
-`NAME.h5` is what `model.save` wrote, `NAME.npz` holds inputs `x` and the probabilities `y` that Keras computed for them.
+`NAME.h5` is what `model.save` wrote, `NAME.npz` holds inputs `x` and the probabilities `y` that Keras gave.
 """
 import sys
 
