@@ -108,7 +108,7 @@ _LINEAR = frozenset((
   'reshape', 'rev', 'select_n', 'slice', 'split', 'squeeze', 'sub', 'transpose'))
 _NO_SLOPE = frozenset((
   'argmax', 'argmin', 'ceil', 'custom_vjp_call', 'floor', 'io_callback', 'nextafter', 'pure_callback', 'random_bits',
-  'round', 'sign', 'stop_gradient', 'top_k', 'while'))
+  'round', 'sign', 'top_k', 'while'))
 _CALLS = ('jit', 'pjit', 'closed_call', 'custom_jvp_call', 'remat', 'checkpoint')
 
 
@@ -139,7 +139,8 @@ def _follow(jaxpr: core.Jaxpr, moving: list[bool]) -> tuple[bool, str, list[bool
     inner = eqn.params.get('jaxpr', eqn.params.get('call_jaxpr'))
     if name in _CALLS and inner is not None:
       inner_affine, inner_without, outputs = _follow(getattr(inner, 'jaxpr', inner), reads)
-      affine, without_slope = affine and inner_affine, without_slope or inner_without
+      affine = affine and inner_affine
+      without_slope = without_slope or ('' if name == 'custom_jvp_call' else inner_without)   # that brings its own slope
     else:
       must_rest = {'select_n': reads[:1], 'gather': reads[1:], 'dynamic_slice': reads[1:], 'div': reads[1:]}
       product = name in ('mul', 'dot_general', 'conv_general_dilated') and sum(reads) > 1
@@ -191,6 +192,11 @@ class Points:
     """The points at `indices`."""
     return Points(*(None if a is None else np.asarray(a)[indices]
                     for a in (self.z, self.label, self.matrix, self.limit, self.rep)))
+
+  def with_own_masks(self) -> 'Points':
+    """These points, and then each of them once more with its own masks in place of those of `rep`."""
+    twice = self.take(np.tile(np.arange(len(self)), 2))
+    return dataclasses.replace(twice, rep=np.concatenate([self.z if self.rep is None else self.rep, self.z]))
 
   def conditions(self, indices: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """`a` `[k, r, c]` and `b` `[k, r]` such that the points at `indices` ask for a @ logits >= b.
@@ -295,7 +301,7 @@ def constraints(classifier: Classifier, path: str, points: Points, *, mask: np.n
   batch_size = max(1, min(batch_size, len(points), _BATCH_ENTRIES // max(1, per_point * widest)))
   with float64():
     exact = to_float64(classifier)
-    pull = functools.partial(_pulled_batches, exact, path, points, batch_size)
+    pull = functools.partial(_pulled_batches, exact, layer, points, batch_size)
     make = _dense_rows if dense else functools.partial(_matrix_rows, _unbound(classifier, path), own)
     rows, need, free, columns = make(pull, mask, has_bias, max_weights)
   point = np.repeat(np.arange(len(points)), per_point)
@@ -348,7 +354,7 @@ def _strongest(strength: np.ndarray, count: int) -> np.ndarray:
   return chosen.reshape(strength.shape)
 
 
-def _pulled_batches(exact: Classifier, path: str, points: Points, batch_size: int
+def _pulled_batches(exact: Classifier, layer: layers.Layer, points: Points, batch_size: int
                     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Batch by batch: need `[k, r]`, the layer's inputs `[k, ...]`, conditions pulled back to its output."""
   for start in range(0, len(points), batch_size):
@@ -357,24 +363,29 @@ def _pulled_batches(exact: Classifier, path: str, points: Points, batch_size: in
     a, b = points.conditions(index, exact.num_classes)
     z = np.asarray(points.z[index], np.float64)
     rep = None if points.rep is None else np.asarray(points.rep[index], np.float64)
-    y, h, u = (np.asarray(out)[:count] for out in _pull_back(exact, z, rep, a, path))
+    y, h, u = (np.asarray(out)[:count] for out in _pull_back(exact, z, rep, a, layer.path, layer.output_shape))
     yield b[:count] - np.einsum('nrc,nc->nr', a[:count], y), h, u
 
 
-@functools.partial(jax.jit, static_argnames=('path',))
-def _pull_back(classifier: Classifier, z: jax.Array, rep: jax.Array | None, conditions: jax.Array, path: str):
+@functools.partial(jax.jit, static_argnames=('path', 'output_shape'))
+def _pull_back(classifier: Classifier, z: jax.Array, rep: jax.Array | None, conditions: jax.Array, path: str,
+               output_shape: tuple[int, ...]):
   """Logits `[n, c]` and the layer's input, both at z with the masks of rep, and conditions . T, `[n, r, *out]`."""
 
   def along(eps, shift):
-    at = z if rep is None else rep + eps * (z - rep)
-    logits = intervene.apply(classifier, at, outputs={path: lambda y: y + shift})
-    return logits, intervene.record(classifier, at, (path,))[path]
+    at, inputs = z if rep is None else rep + eps * (z - rep), []
 
-  (y, (h, output)) = along(0., 0.)
-  still = jnp.zeros_like(output)
-  _, pull = jax.vjp(lambda shift: along(0., shift)[0], still)
+    def keep(h):
+      inputs.append(h)
+      return h
+
+    logits = intervene.apply(classifier, at, inputs={path: keep}, outputs={path: lambda y: y + shift})
+    return logits, inputs[0]
+
+  still = jnp.zeros((len(z), *output_shape), z.dtype)
+  y, pull, h = jax.vjp(lambda shift: along(0., shift), still, has_aux=True)
   if rep is not None:
-    (y, (h, _)), (dy, (dh, _)) = jax.jvp(lambda eps: along(eps, still), (0.,), (1.,))
+    (y, h), (dy, dh) = jax.jvp(lambda eps: along(eps, still), (0.,), (1.,))
     y, h = y + dy, h + dh
   u = jax.vmap(lambda row: pull(row)[0], in_axes=1, out_axes=1)(conditions)
   return y, h, u

@@ -45,12 +45,12 @@ def save(path: str | os.PathLike, classifier: Classifier, meta: Mapping[str, Any
   weights_path, sidecar_path = paths(path)
   check_finite(classifier, f'checkpoint {weights_path.name}')
   require(all(map(math.isfinite, (*classifier.mean, *classifier.std))), 'mean and std of the model must be finite.')
-  weights = flat_weights(classifier.variables)
-  problem = _mismatch(weights, layers.variable_shapes(classifier.module, classifier.input_shape))
-  require(not problem, f'Cannot save {weights_path.name}: {problem}.')
   description = files.jsonable({
     'input_shape': classifier.input_shape, 'mean': classifier.mean, 'model': models.describe(classifier.module),
     'num_classes': classifier.num_classes, 'std': classifier.std, 'version': FORMAT_VERSION})
+  weights = flat_weights(classifier.variables)
+  problem = _mismatch(weights, layers.variable_shapes(classifier.module, classifier.input_shape))
+  require(not problem, f'Cannot save {weights_path.name}: {problem}.')
   with files.replacing(weights_path) as partial:
     partial.write_bytes(safetensors.numpy.save(
       {name: np.ascontiguousarray(array) for name, array in weights.items()},

@@ -100,7 +100,7 @@ def _template(module: LayerGraph, input_shape: tuple[int, ...], path: str | os.P
     return layers.variable_shapes(module, input_shape)
   except JaxfixError:
     raise
-  except (TypeError, ValueError) as e:
+  except (TypeError, ValueError, ZeroDivisionError) as e:  # the last where nothing is left of an image
     raise CorruptFileError(f'{path}: the layers do not fit together ({str(e).splitlines()[0]}).') from e
 
 

@@ -1,8 +1,8 @@
 """Forward impact: how much of what reaches the output passes through each kernel entry.
 
-FI(w) = A(w) G(w). A is the share of a weight in the absolute contributions to its unit, |o_i W_ij| / sum_i' |o_i' W_i'j|,
-and G the L1-normalized sensitivity |d(sum of outputs) / d(unit)|; both are means over samples. For a convolution, units
-are positions of the output map, and FI sums over them.
+FI(w) = A(w) G(w). A is the share of a weight in the absolute contributions to its unit,
+|o_i W_ij| / sum_i' |o_i' W_i'j|, and G the L1-normalized sensitivity |d(sum of outputs) / d(unit)|; both are means over
+samples. For a convolution, units are positions of the output map, and FI sums over them.
 
 With f(kernel, x) the layer as a linear map, sum_x |x-contribution| / den_x(unit) * G(unit) is |W| times the
 vector-Jacobian product of f(., |x|) at G / f(|W|, |x|): dense and convolution, any stride and padding, one formula.

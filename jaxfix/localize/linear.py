@@ -1,7 +1,7 @@
 """Dense and convolution layers seen as what they are: linear maps of their kernel, and of their input.
 
 Everything that scores or patches kernel entries is built from that map `f(kernel, x)`. Its vector-Jacobian product with
-respect to the kernel sums over samples and positions without ever forming one product a weight, a position and a sample.
+respect to the kernel sums over samples and positions, and never holds a product for each weight, position and sample.
 """
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

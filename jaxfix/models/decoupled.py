@@ -83,7 +83,7 @@ class Decoupled(nn.Module):
     layer's input in the value channel, if it is not that of the activation channel.
     """
     path = (*self.base.path, *self.layer.split('/'))
-    inputs = []
+    inputs, outputs = [], []
 
     def edited(next_fun, args, kwargs, context):
       y = next_fun(*args, **kwargs)
@@ -99,12 +99,18 @@ class Decoupled(nn.Module):
       value = template.clone(parent=self, name='value', kernel_init=lambda *_: own['kernel'],
                              bias_init=lambda *_: own['bias'])
       if value_input is None:
-        return y + eps * (value(*args) - y)
-      alone = template.clone(parent=None, name=None)   # a bound layer cannot be called a second time
-      return y + eps * (value(value_input) - alone.apply({'params': own}, value_input))
+        v = value(*args)
+        out = y + eps * (v - y)
+      else:
+        v, alone = value(value_input), template.clone(parent=None, name=None)   # a bound layer can be called once only
+        out = y + eps * (v - alone.apply({'params': own}, value_input))
+      outputs.extend((out, v))
+      return out
 
     with nn.intercept_methods(edited):
       logits = self.base(z, train=False)
+    if outputs and logits is outputs[0]:
+      return outputs[1], inputs[0]   # nothing follows: v itself, without the rounding of a + (v - a)
     if not inputs:
       raise UnknownNameError('layer', self.layer, _paths_below(self.base.variables['params']))
     return logits, inputs[0]

@@ -24,8 +24,11 @@ from jaxfix.solve.program import Status
 from jaxfix.solve.rows import Rows
 
 _STEP = 0.995         # share of the way to the boundary of a step
+_SHORT = 0.1          # a step shorter than this is replaced by one that centers
+_CENTERING = 0.5      # share of the mean product that it aims at
 _REFINEMENTS = 2      # of the row equation of each step: without them its residual stalls near 1e-8
-_PATIENCE = 8         # iterations without progress after which rounding is taken to be in charge
+_PATIENCE = 8         # iterations without progress after which rounding is taken to be in charge, near the end
+_NEAR = 1e6           # errors (in tolerances) below it are near the end; before it progress may be out of sight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +181,7 @@ def solve_norm_program(program: NormProgram, *, time_limit_s: float = 600.0, gap
     if error < least:
       best, least = found, error
     out_of_time = time.monotonic() - start > time_limit_s
-    if error <= 1.0 or stalled >= _PATIENCE or out_of_time:
+    if error <= 1.0 or stalled >= (_PATIENCE if least < _NEAR else 4 * _PATIENCE) or out_of_time:
       break
     now = _advance(sound, now, row_values, gradient)
     if now is None or not np.isfinite(now.gap()):
@@ -193,7 +196,7 @@ def solve_norm_program(program: NormProgram, *, time_limit_s: float = 600.0, gap
 
 def _error(found: InteriorResult, feasibility_tolerance: float, gap_tolerance: float) -> float:
   """Violation and relative gap, the worse of the two, in units of its tolerance: at most 1 for an answer."""
-  gap = (found.objective - found.lower_bound) / max(abs(found.objective), 1e-6)
+  gap = abs(found.objective - found.lower_bound) / max(abs(found.objective), 1e-6)
   return max(found.violation / feasibility_tolerance, gap / gap_tolerance)
 
 
@@ -236,7 +239,7 @@ def _start(program: NormProgram) -> _Iterate:
     q_soft = np.stack([s - slack.lower, slack.upper - s])
     y_soft = np.maximum(mu / q_soft, [[slack.cost], [0.0]])
     lift = slack.coefficient * s
-  q_row = np.maximum(program.rows.matvec(d) + lift - program.rhs, max(1e-2, 0.1 * float(np.abs(program.rhs).max())))
+  q_row = np.maximum(program.rows.matvec(d) + lift - program.rhs, 0.1 * (float(np.abs(program.rhs).max()) or 1.0))
   return _Iterate(d, v, t, s, q_box, y_box, q_soft, y_soft, q_row, mu / q_row)
 
 
@@ -342,7 +345,11 @@ def _advance(program: NormProgram, now: _Iterate, row_values: np.ndarray, gradie
   target = mu * (ahead.gap() / ahead.pairs() / mu)**3
   second = (affine.q_box * affine.y_box, affine.q_soft * affine.y_soft, affine.q_row * affine.y_row)
   move = step(*(target - c - e for c, e in zip(products, second, strict=True)))
-  return now.moved(move, *_lengths(now, move, _STEP))
+  lengths = _lengths(now, move, _STEP)
+  if min(lengths) < _SHORT:  # badly centered: the products must become alike before they can shrink together
+    move = step(*(_CENTERING * mu - c for c in products))
+    lengths = _lengths(now, move, _STEP)
+  return now.moved(move, *lengths)
 
 
 def _solve(program: NormProgram, newton: _Newton, g_d, g_v, g_t, g_s, g_row) -> tuple:

@@ -342,7 +342,7 @@ def _nothing_to_do(problem: _Problem, start: float) -> MinimalChange:
   shape = 0 if problem.soft is None else 1 if problem.soft.mode == 'linf' else num_rows
   price = problem.soft.weight * problem.floor if problem.soft is not None else 0.0
   return MinimalChange(
-    objective=price, lower_bound=price, max_violation=0.0, slack=np.full(shape, problem.floor),
+    objective=price, lower_bound=price, max_violation=0.0, slack=np.full(shape, problem.floor, np.float64),
     row_dual=np.zeros(num_rows), cap_dual=np.zeros(p), num_rows=num_rows, num_columns=p,
     num_removed=p - len(problem.columns), num_active=0, rounds=0, iterations=0, seconds=time.monotonic() - start,
     solver='none')
@@ -353,7 +353,7 @@ def _statistics(problem: _Problem, delta: np.ndarray, found: InteriorResult, wor
   (num_rows, p), soft = problem.rows.shape, problem.soft
   slack, lower_bound = found.slack, found.lower_bound
   if soft is not None and soft.mode == 'l1':
-    slack = np.full(num_rows, soft.lower)
+    slack = np.full(num_rows, soft.lower, np.float64)
     slack[working] = found.slack
     lower_bound += soft.weight * soft.lower * (num_rows - len(working)) / num_rows
   row_dual, cap_dual, size = np.zeros(num_rows), np.zeros(p), problem.weights * np.abs(delta)

@@ -108,7 +108,7 @@ class CompareTest(parameterized.TestCase):
     self.assertEqual(c.metrics()['asr_n'], 0)
     self.assertIsNone(c.metrics()['asr'])
     scaled = dataclasses.replace(before, std=(1.01,))
-    c = compare(before, scaled, split, key=KEY, pgd=PGD(0.08), attack_size=50)
+    c = compare(before, scaled, split, key=KEY, pgd=PGD(0.08), attack_size=60)
     self.assertContainsSubset({'normalization_differs', 'no_failures'}, c.flags)
 
   def test_groups_can_be_given(self):

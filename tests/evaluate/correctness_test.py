@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jaxfix import errors
 from jaxfix.evaluate import correctness
+from tests.evaluate.properties import examples
 
 Y = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
 BEFORE = np.array([0, 0, 1, 1, 1, 0, 2, 2, 0, 1])
@@ -28,6 +29,7 @@ class FlipCountsTest(parameterized.TestCase):
     self.assertEqual((counts.repair_rate, counts.negative_flip_rate), (0.5, 0.1))
     self.assertAlmostEqual(counts.net_flips, 0.1)
 
+  @examples(50)
   @hypothesis.given(LABELS)
   def test_counts_are_those_of_set_arithmetic(self, labels):
     y, before, after = labels
@@ -42,6 +44,7 @@ class FlipCountsTest(parameterized.TestCase):
     if failed:
       self.assertEqual(counts.repair_rate, len(failed & right_now) / len(failed))
 
+  @examples(50)
   @hypothesis.given(LABELS)
   def test_accounting_identity_is_exact(self, labels):
     counts = correctness.flip_counts(*labels)
@@ -86,6 +89,7 @@ class OutcomeTest(parameterized.TestCase):
   def test_threshold_is_a_tenth_of_the_original_accuracy(self, original, accs, expected):
     self.assertEqual(correctness.outcome(original, accs), expected)
 
+  @examples(50)
   @hypothesis.given(st.integers(1, 5000))
   def test_an_exact_tenth_is_never_corrupted_and_one_sample_more_is(self, tenth):
     n = 10 * tenth

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jaxfix import errors
 from jaxfix.evaluate import fairness
 from tests.evaluate.correctness_test import AFTER, BEFORE, Y
+from tests.evaluate.properties import examples
 
 GROUP = np.arange(10) % 2
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 2), st.integers(0, 1)), min_size=2, max_size=60).filter(
@@ -21,6 +22,7 @@ class OddsTest(parameterized.TestCase):
     self.assertAlmostEqual(fairness.odds(Y, BEFORE, GROUP, num_classes=3).aaod, 0.194444, places=6)
     self.assertAlmostEqual(fairness.odds(Y, AFTER, GROUP, num_classes=3).aaod, 0.305556, places=6)
 
+  @examples(50)
   @hypothesis.given(ROWS)
   def test_range_and_symmetry(self, rows):
     y, p, g = rows.T
@@ -30,6 +32,7 @@ class OddsTest(parameterized.TestCase):
     relabel = np.array([2, 0, 1, -1])
     self.assertAlmostEqual(there.aaod, fairness.odds(relabel[y], relabel[p], g, num_classes=3).aaod)
 
+  @examples(50)
   @hypothesis.given(ROWS)
   def test_equal_groups_have_no_difference(self, rows):
     y, p, _ = np.concatenate([rows, rows]).T

@@ -14,6 +14,7 @@ from jaxfix.evaluate import robustness
 from jaxfix.evaluate.robustness import PGD
 from jaxfix.problem import Split
 from tests.evaluate import digits
+from tests.evaluate.properties import examples
 
 KEY = jax.random.key(5)
 WIDE = (-100., 100.)
@@ -88,7 +89,7 @@ class AttackTest(parameterized.TestCase):
       self.assertFalse(result.success.any())
       np.testing.assert_array_equal(result.adversarial, split.x)
 
-  @hypothesis.settings(max_examples=20, deadline=None)
+  @examples(20)
   @hypothesis.given(st.floats(0, 2), st.sampled_from(['linf', 'l2']), st.integers(0, 3))
   def test_stays_in_the_ball_and_the_bounds(self, epsilon, norm, seed):
     model, split = digits_and_model()
@@ -272,6 +273,7 @@ class WilsonTest(parameterized.TestCase):
     # Newcombe 1998, table 1 (81 of 263), and the closed form n / (n + z^2) at the ends.
     np.testing.assert_allclose(robustness.wilson(hits, n), (low, high), atol=5e-5)
 
+  @examples(50)
   @hypothesis.given(st.integers(1, 1000), st.data())
   def test_holds_the_rate(self, n, data):
     hits = data.draw(st.integers(0, n))

@@ -68,11 +68,11 @@ class ReleasedModelsTest(parameterized.TestCase):
     with h5py.File(path) as f:
       w = {k: [f['model_weights'][k][k][f'{a}:0'][()] for a in ('kernel', 'bias')]
            for k in ('conv2d', 'conv2d_1', 'dense', 'dense_1', 'dense_2')}
-    h = pool(relu(conv(x[..., :] / np.float32(255), *w['conv2d'])), 3)
-    h = pool(relu(conv(h, *w['conv2d_1'])), 2).reshape(len(x), -1)
+    h = pool(relu(conv(x[::5] / np.float32(255), *w['conv2d'])), 3)
+    h = pool(relu(conv(h, *w['conv2d_1'])), 2).reshape(len(x) // 5, -1)
     for k in ('dense', 'dense_1'):
       h = relu(h @ w[k][0] + w[k][1])
-    np.testing.assert_allclose(logits, h @ w['dense_2'][0] + w['dense_2'][1], atol=1e-4)
+    np.testing.assert_allclose(logits[::5], h @ w['dense_2'][0] + w['dense_2'][1], atol=1e-4)
 
 
 class GoldenTest(parameterized.TestCase):
@@ -277,7 +277,7 @@ class WrongFileTest(FileCase):
   def test_extra_weights(self):
     w = arrays()
     self.refuses(CorruptFileError, "'fc/fc/gamma:0' belongs to no weight", fc=w['fc'] | {'gamma': np.ones(3)})
-    self.refuses(CorruptFileError, "'fc9/fc9/kernel:0' is no weight", fc9=w['fc'])
+    self.refuses(CorruptFileError, "'fc9/fc9/(kernel|bias):0' is no weight", fc9=w['fc'])
     self.refuses(CorruptFileError, "'fc/fc/alpha:0' is no weight", fc=w['fc'] | {'alpha': np.ones(3)})
     self.refuses(CorruptFileError, 'are the same weight', fc=w['fc'] | {'kernel_1': w['fc']['kernel']})
 

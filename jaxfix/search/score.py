@@ -1,0 +1,196 @@
+"""Sums over samples of any statistic of patched networks, for a whole population of candidate patches.
+
+Samples come in blocks; each block serves all candidates while its activations are at hand. A caller may say which
+candidates are still of interest after each block: the others are dropped. With a statistic that never decreases a sum,
+and the samples that most often fail placed first, a candidate that cannot reach its rival is found out early, and what
+the search does is exactly what it would have done with full sums.
+"""
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfix import devices, intervene
+from jaxfix.classifier import Classifier
+from jaxfix.localize.gradient_loss import cross_entropy
+from jaxfix.localize.targets import Targets
+from jaxfix.models.layers import layer_list
+from jaxfix.predict import padded_batches
+from jaxfix.search.patch import patched_suffix
+
+Statistic = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""`(logits [n, c], y [n], failing [n]) -> [n, s]`: what is summed, with weight 1 a sample."""
+
+_CACHE_BATCH = 256
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """Labeled samples as the activations at which the patched part of the network begins.
+
+  Attributes:
+    cache: arrays `[rows, ...]` of `intervene.prefix`.
+    y: `[rows]` int32 labels.
+    failing: `[rows]` bool, the unpatched network gets it wrong.
+    order: `[b, n]` int32 rows of the cache in `b` blocks, hardest first.
+    weight: `[b, n]` float32, 1, or 0 for the rows that fill up the last block.
+  """
+  cache: intervene.Cache
+  y: jax.Array
+  failing: jax.Array
+  order: jax.Array
+  weight: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+  """How many samples (`rows`) and candidates (`group`) are evaluated at once."""
+  rows: int
+  group: int
+
+
+def choose_tiling(classifier: Classifier, layers: tuple[str, ...], size: int, num_samples: int,
+                  budget_bytes: int | None = None) -> Tiling:
+  """A tiling whose largest activation, over one block of samples and one group of candidates, fits a budget.
+
+  Args:
+    classifier: the network.
+    layers: the patched layers.
+    size: candidates in the population.
+    num_samples: samples.
+    budget_bytes: None for a size that suits the caches of a CPU, or the memory of an accelerator.
+  """
+  if budget_bytes is None:
+    budget_bytes = 4 << 20 if jax.default_backend() == 'cpu' else 1 << 30
+  names = [layer.path for layer in layer_list(classifier)]
+  first = min(names.index(path) for path in layers)
+  widest = max(math.prod(layer.output_shape) for layer in layer_list(classifier)[first:])
+  pairs = max(1, budget_bytes // (4 * widest))
+  group = min(size, max(1, min(pairs, max(10, pairs // 512))))
+  rows = max(1, min(pairs // group, 1024, num_samples))
+  return Tiling(rows, group)
+
+
+def cache_samples(classifier: Classifier, x: Any, y: np.ndarray, *, layers: tuple[str, ...], rows: int) -> Samples:
+  """Runs the unpatched part of the network once and puts the samples in order: failing first, then by margin.
+
+  Args:
+    classifier: the unpatched network.
+    x: `[n, *input_shape]`, raw, in memory or streamed.
+    y: `[n]` labels.
+    layers: paths of the patched layers.
+    rows: samples a block.
+  """
+  count = len(x)
+  y = np.asarray(y, np.int32)
+  buffers, margins = None, []
+  for i, (batch, real) in enumerate(padded_batches(x, min(_CACHE_BATCH, count))):
+    labels = np.resize(y[i * len(batch):i * len(batch) + real], len(batch))
+    activations, margin = _prefix_and_margin(classifier, batch, labels, layers=layers)
+    if buffers is None:
+      total = devices.round_up(count, len(batch))
+      buffers = tuple(jnp.zeros((total, *a.shape[1:]), a.dtype) for a in activations)
+    buffers = _write(buffers, activations, i * len(batch))
+    margins.append(jax.device_get(margin)[:real])
+  margin = np.concatenate(margins)
+  order = np.lexsort((margin, margin >= 0))
+  blocks = -(-count // rows)
+  padded = np.resize(order, blocks * rows).astype(np.int32).reshape(blocks, rows)
+  weight = (np.arange(blocks * rows) < count).astype(np.float32).reshape(blocks, rows)
+  pad = buffers[0].shape[0] - count
+  return Samples(buffers, jnp.asarray(np.pad(y, (0, pad))), jnp.asarray(np.pad(margin < 0, (0, pad))),
+                 jnp.asarray(padded), jnp.asarray(weight))
+
+
+@functools.partial(jax.jit, static_argnames=('layers',))
+def _prefix_and_margin(classifier: Classifier, x: jax.Array, y: jax.Array, *, layers: tuple[str, ...]):
+  z = classifier.normalize(x)
+  return intervene.prefix(classifier, z, layers), margins(classifier.logits_of_normalized(z), y)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(buffers: intervene.Cache, activations: intervene.Cache, start: int) -> intervene.Cache:
+  return tuple(jax.lax.dynamic_update_slice_in_dim(b, a, start, axis=0)
+               for b, a in zip(buffers, activations, strict=True))
+
+
+def margins(logits: jax.Array, y: jax.Array) -> jax.Array:
+  """Own logit minus the largest other one, `[n]`; made negative where another class of lower index ties."""
+  classes = jnp.arange(logits.shape[-1])
+  own = jnp.where(classes == y[:, None], logits, 0).sum(axis=-1)
+  gap = own - jnp.where(classes == y[:, None], -jnp.inf, logits).max(axis=-1)
+  return jnp.where((gap == 0) & ~right(logits, y), -jnp.finfo(jnp.float32).tiny, gap)
+
+
+def right(logits: jax.Array, y: jax.Array) -> jax.Array:
+  """`[n]` bool: the label is the first largest logit. Like `argmax(logits) == y`, without its slow reduction."""
+  classes = jnp.arange(logits.shape[-1])
+  own = jnp.where(classes == y[:, None], logits, 0).sum(axis=-1, keepdims=True)
+  beaten = (logits > own) | ((logits == own) & (classes < y[:, None]))
+  return ~beaten.any(axis=-1) & jnp.isfinite(own[:, 0])
+
+
+def population_sums(statistic: Statistic, classifier: Classifier, targets: Targets, samples: Samples,
+                    population: jax.Array, *, group: int,
+                    interesting: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+  """Sum over samples of `statistic`, for each candidate; `[p, s]` float32. Pure; call it inside `jit`.
+
+  Args:
+    statistic: of the logits of a block.
+    classifier: the unpatched network.
+    targets: the entries that candidates set.
+    samples: what is summed over.
+    population: `[p, d]` candidates.
+    group: candidates evaluated together.
+    interesting: `[p, s]` sums so far -> `[p]` bool; candidates for which it is False get no further samples. It must
+      not become True again. None: all candidates see all samples.
+  """
+  size = population.shape[0]
+  width = jax.eval_shape(statistic, *_block_shapes(classifier, samples)).shape[-1]
+  slots = jnp.arange(devices.round_up(size, group))
+
+  def one(vector, block):
+    cache, y, failing, weight = block
+    logits = patched_suffix(classifier, cache, targets, vector)
+    return jnp.einsum('n,ns->s', weight, statistic(logits, y, failing))
+
+  def add_block(carry):
+    i, sums, alive = carry
+    rows = samples.order[i]
+    block = (tuple(a[rows] for a in samples.cache), samples.y[rows], samples.failing[rows], samples.weight[i])
+    order = jnp.resize(jnp.argsort(~alive, stable=True), slots.shape)  # those of interest first
+    count = alive.sum()
+
+    def add_group(g, sums):
+      members = jax.lax.dynamic_slice_in_dim(order, g * group, group)
+      gain = jax.vmap(one, (0, None))(population[members], block)
+      counts = (g * group + jnp.arange(group) < count)[:, None]
+      return sums.at[members].add(jnp.where(counts, gain, 0))
+
+    sums = jax.lax.fori_loop(0, -(-count // group), add_group, sums)
+    return i + 1, sums, alive if interesting is None else alive & interesting(sums)
+
+  def unfinished(carry):
+    i, _, alive = carry
+    return (i < samples.order.shape[0]) & alive.any()
+
+  start = (jnp.int32(0), jnp.zeros((size, width)), jnp.ones(size, bool))
+  return jax.lax.while_loop(unfinished, add_block, start)[1]
+
+
+def _block_shapes(classifier: Classifier, samples: Samples):
+  n = samples.order.shape[1]
+  return (jax.ShapeDtypeStruct((n, classifier.num_classes), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32),
+          jax.ShapeDtypeStruct((n,), jnp.bool_))
+
+
+def credit(logits: jax.Array, y: jax.Array, head: Callable[[jax.Array], jax.Array]) -> jax.Array:
+  """Arachne's s(x), `[n]` in [0, 1]: 1 if right, else 1 / (1 + cross-entropy); 0 if the logits are not finite."""
+  loss = cross_entropy(head(logits), y)
+  return jnp.where(right(logits, y), 1., jnp.where(jnp.isfinite(loss), 1 / (1 + loss), 0.))
