@@ -140,7 +140,8 @@ def _follow(jaxpr: core.Jaxpr, moving: list[bool]) -> tuple[bool, str, list[bool
     if name in _CALLS and inner is not None:
       inner_affine, inner_without, outputs = _follow(getattr(inner, 'jaxpr', inner), reads)
       affine = affine and inner_affine
-      without_slope = without_slope or ('' if name == 'custom_jvp_call' else inner_without)   # that brings its own slope
+      if name != 'custom_jvp_call':   # that brings its own slope
+        without_slope = without_slope or inner_without
     else:
       must_rest = {'select_n': reads[:1], 'gather': reads[1:], 'dynamic_slice': reads[1:], 'div': reads[1:]}
       product = name in ('mul', 'dot_general', 'conv_general_dilated') and sum(reads) > 1

@@ -111,8 +111,7 @@ class RowsTest(parameterized.TestCase):
     full = linearize.constraints(net, layer, points)
     mask = np.random.default_rng(0).random(full.shape) < 0.7
     few = linearize.constraints(net, layer, points, mask=mask, max_weights=5)
-    bias = full.shape[-1]
-    self.assertEqual(few.num_free, 5 + bias)
+    self.assertEqual(few.num_free, 5 + full.has_bias * full.shape[-1])
     kept = few.unpack(few.free.astype(float))['kernel'] > 0
     self.assertFalse((kept & ~mask).any())
     strength = full.unpack(abs(_dense(full)[full.need > 0]).sum(0))['kernel']

@@ -54,14 +54,15 @@ def with_kernels(classifier: Classifier, kernels: Mapping[str, jax.Array]) -> Cl
   return classifier.with_params(traverse_util.unflatten_dict(flat, sep='/'))
 
 
-def linear_map(module: nn.Module, features: int | None = None) -> LinearMap:
+def linear_map(module: nn.Module, features: int | None = None, groups: int | None = None) -> LinearMap:
   """`f(kernel, x)`: the output of a Dense or Conv module without its bias, for any kernel and input.
 
   Args:
     module: `nn.Dense` or `nn.Conv`; strides, padding, dilation and the lowering are kept.
-    features: output channels of the kernels that `f` will take, if not the module's own.
+    features, groups: output channels and feature groups of the kernels that `f` takes, if not the module's own.
   """
-  bare = module.clone(parent=None, name=None, use_bias=False, features=features or module.features)
+  changes = {} if groups is None or isinstance(module, nn.Dense) else {'feature_group_count': groups}
+  bare = module.clone(parent=None, name=None, use_bias=False, features=features or module.features, **changes)
   return lambda kernel, x: bare.apply({'params': {'kernel': kernel}}, x)
 
 

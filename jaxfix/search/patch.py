@@ -1,10 +1,10 @@
 """Networks with a few kernel entries changed, evaluated many at a time.
 
-A patched layer is computed as (layer with its old kernel) + (what the changed entries add). The second part needs only
-the inputs that meet those entries, so that no candidate ever has a kernel of its own: under `vmap` over candidates the
-large products keep shared weights, whatever layer the targets lie in, and everything before the first patch, the first
-patched layer's old output included, is computed once for all candidates. If the targets lie in the output layer, what
-is left per candidate is one small matrix product, `logits[:, J] += x[:, I] * delta`.
+A patched layer is computed as (the layer with its old kernel) + (what the changed entries add). The second part needs
+only the inputs that meet those entries, so that no candidate ever has a kernel of its own: under `vmap` over candidates
+the large products keep shared weights, whatever layer the targets lie in, and everything before the first patch, the
+first patched layer's old output included, is computed once for all candidates. If the targets lie in the output layer,
+what is left per candidate is one small product, `logits[:, J] += x[:, I] * delta`.
 """
 import functools
 from collections.abc import Callable
@@ -19,47 +19,67 @@ from jaxfix.classifier import Classifier
 from jaxfix.localize.linear import kernel, linear_map
 from jaxfix.localize.targets import Targets, values
 
+Patch = tuple[jax.Array, ...]
+"""For each layer with targets, `[slots, channels]`: what each slot adds to each output channel, per unit of input."""
 
-def patched_suffix(classifier: Classifier, cache: intervene.Cache, targets: Targets, vector: jax.Array) -> jax.Array:
-  """Logits `[n, c]` of the network with `vector` at the targets.
+_UNROLLED_SLOTS = 16
 
-  Equal to `intervene.suffix(write(targets, classifier, vector), cache, targets.layers)` up to rounding.
+
+def make_patch(classifier: Classifier, targets: Targets, vector: jax.Array) -> Patch:
+  """The patch that sets the targets to `vector` `[d]`; `vmap` it over a population.
+
+  Make patches outside the loop that uses them: inside, XLA on CPU would fuse their making into the loop over samples
+  and repeat it for every number that they are multiplied with.
+  """
+  deltas = targets.split(jnp.where(targets.used, vector - values(targets, classifier), 0.))
+  rows = []
+  for path, index, delta in zip(targets.layers, targets.index, deltas, strict=True):
+    channels = kernel(classifier, path).shape[-1]
+    rows.append(jax.nn.one_hot(index % channels, channels) * delta[:, None])
+  return tuple(rows)
+
+
+def patched_suffix(classifier: Classifier, cache: intervene.Cache, targets: Targets, patch: Patch) -> jax.Array:
+  """Logits `[n, c]` of the patched network.
+
+  Equal, up to rounding, to `intervene.suffix` of the network that `localize.targets.write` gives.
 
   Args:
     classifier: the unpatched network.
     cache: `intervene.prefix(classifier, z, targets.layers)`.
     targets: the entries.
-    vector: `[d]` their new values.
+    patch: their change, from `make_patch`.
   """
-  deltas = targets.split(jnp.where(targets.used, vector - values(targets, classifier), 0.))
-  patches = {path: (index, delta) for path, index, delta in zip(targets.layers, targets.index, deltas, strict=True)}
-  with nn.intercept_methods(functools.partial(_add_patch, classifier, patches)):
+  changes = {path: change for path, *change in zip(targets.layers, targets.index, patch, strict=True)}
+  with nn.intercept_methods(functools.partial(_add_patch, classifier, changes)):
     return intervene.suffix(classifier, cache, targets.layers)
 
 
-def _add_patch(classifier: Classifier, patches: dict[str, tuple[jax.Array, jax.Array]], next_fun: Callable[..., Any],
-               args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+def _add_patch(classifier: Classifier, changes: dict[str, list[jax.Array]], next_fun: Callable[..., Any], args: tuple,
+               kwargs: dict, context: Any) -> Any:
   out = next_fun(*args, **kwargs)
   path = '/'.join(context.module.path)
-  if context.method_name != '__call__' or path not in patches:
+  if context.method_name != '__call__' or path not in changes:
     return out
   # `intervene` sorts values into before and after the cut by data flow; the barrier puts this use of the input after.
   x, out = jax.lax.optimization_barrier((args[0], out))
-  return out + _contribution(context.module, kernel(classifier, path).shape, x, *patches[path])
-
-
-def _contribution(module: nn.Module, shape: tuple[int, ...], x: jax.Array, index: jax.Array,
-                  delta: jax.Array) -> jax.Array:
-  """What kernel entries `index` `[k]` add to the output of a layer with input `x` if each grows by `delta` `[k]`."""
-  channels = shape[-1]
-  if getattr(module, 'feature_group_count', 1) > 1:
-    grown = jnp.zeros(shape).ravel().at[index].set(delta, mode='drop').reshape(shape)
-    return linear_map(module)(grown, x)
-  slots = jnp.arange(index.size)
-  size = jnp.size(jnp.empty(shape)) if not shape else functools.reduce(lambda a, b: a * b, shape)
-  tap = jnp.where(index < size, index // channels, size)
-  taps = jnp.zeros((size // channels, index.size)).at[tap, slots].set(1., mode='drop')
-  seen = linear_map(module, features=index.size)(taps.reshape(*shape[:-1], index.size), x)  # [n, ..., k]
-  spread = jax.nn.one_hot(index % channels, channels) * delta[:, None]
+  index, rows = changes[path]
+  taps = _taps(index, kernel(classifier, path).shape, getattr(context.module, 'feature_group_count', 1))
+  seen = linear_map(context.module, features=index.size, groups=1)(taps, x)  # [n, ..., slots]
+  if index.size > _UNROLLED_SLOTS:
+    return out + seen @ rows
   # A sum of few products fuses with what reads it; a matrix product of so short an inner axis would be stored first.
-  return sum(seen[..., t, None] * spread[t] for t in range(index.size))
+  return out + sum(seen[..., t, None] * rows[t] for t in range(index.size))
+
+
+def _taps(index: jax.Array, shape: tuple[int, ...], groups: int) -> jax.Array:
+  """Kernel `[..., cin, slots]` that picks, for each slot, the input that meets kernel entry `index`; zeros if unused."""
+  *window, channels_in, channels_out = shape
+  entry, channel = index // channels_out, index % channels_out
+  place, within = entry // channels_in, entry % channels_in
+  group = channel // (channels_out // groups)
+  size = functools.reduce(lambda a, b: a * b, window, 1) * channels_in * groups
+  flat = (place * groups + group) * channels_in + within
+  flat = jnp.where(entry < size // groups, flat, size)  # unused slots lie outside and are dropped
+  taps = jnp.zeros((size, index.size)).at[flat, jnp.arange(index.size)].set(1., mode='drop')
+  return taps.reshape(*window, channels_in * groups, index.size)

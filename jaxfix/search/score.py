@@ -21,7 +21,7 @@ from jaxfix.localize.gradient_loss import cross_entropy
 from jaxfix.localize.targets import Targets
 from jaxfix.models.layers import layer_list
 from jaxfix.predict import padded_batches
-from jaxfix.search.patch import patched_suffix
+from jaxfix.search.patch import make_patch, patched_suffix
 
 Statistic = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """`(logits [n, c], y [n], failing [n]) -> [n, s]`: what is summed, with weight 1 a sample."""
@@ -155,9 +155,9 @@ def population_sums(statistic: Statistic, classifier: Classifier, targets: Targe
   width = jax.eval_shape(statistic, *_block_shapes(classifier, samples)).shape[-1]
   slots = jnp.arange(devices.round_up(size, group))
 
-  def one(vector, block):
+  def one(patch, block):
     cache, y, failing, weight = block
-    logits = patched_suffix(classifier, cache, targets, vector)
+    logits = patched_suffix(classifier, cache, targets, patch)
     return jnp.einsum('n,ns->s', weight, statistic(logits, y, failing))
 
   def add_block(carry):
@@ -166,10 +166,11 @@ def population_sums(statistic: Statistic, classifier: Classifier, targets: Targe
     block = (tuple(a[rows] for a in samples.cache), samples.y[rows], samples.failing[rows], samples.weight[i])
     order = jnp.resize(jnp.argsort(~alive, stable=True), slots.shape)  # those of interest first
     count = alive.sum()
+    ordered = jax.tree.map(lambda a: a[order], patches)
 
     def add_group(g, sums):
-      members = jax.lax.dynamic_slice_in_dim(order, g * group, group)
-      gain = jax.vmap(one, (0, None))(population[members], block)
+      members, patch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, g * group, group), (order, ordered))
+      gain = jax.vmap(one, (0, None))(patch, block)
       counts = (g * group + jnp.arange(group) < count)[:, None]
       return sums.at[members].add(jnp.where(counts, gain, 0))
 
@@ -180,6 +181,7 @@ def population_sums(statistic: Statistic, classifier: Classifier, targets: Targe
     i, _, alive = carry
     return (i < samples.order.shape[0]) & alive.any()
 
+  patches = jax.vmap(make_patch, (None, None, 0))(classifier, targets, population)
   start = (jnp.int32(0), jnp.zeros((size, width)), jnp.ones(size, bool))
   return jax.lax.while_loop(unfinished, add_block, start)[1]
 

@@ -225,7 +225,8 @@ def _start(program: NormProgram) -> _Iterate:
   n, m = len(program.lower), len(program.rhs)
   width = program.upper - program.lower
   d = np.clip(0.0, program.lower + 0.1 * width, program.upper - 0.1 * width)
-  v = np.abs(d) + 0.05 * np.median(width)
+  # As wide as the box: starting at a tenth of that took tight boxes more than 100 iterations, if they converged at all.
+  v = np.abs(d) + 0.5 * np.median(width)
   t = 2.0 * float(v.max())
   y_cap = np.full(n, program.cap_cost / n if program.cap_cost else 0.1 * program.l1_cost)
   y_abs = (program.l1_cost + y_cap) / 2
@@ -245,7 +246,7 @@ def _start(program: NormProgram) -> _Iterate:
 
 def _box_rows(program: NormProgram, d: np.ndarray, v: np.ndarray, t: float) -> np.ndarray:
   # Without a price on the cap, a constant that no |d| reaches keeps the same five rows.
-  cap = t if program.cap_cost else 2 * np.maximum(-program.lower, program.upper)
+  cap = t if program.cap_cost else 3 * max(-program.lower.min(), program.upper.max())
   return np.stack([v + d, v - d, cap - v, program.upper - d, d - program.lower])
 
 

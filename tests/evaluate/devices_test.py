@@ -27,8 +27,8 @@ class DevicesTest(absltest.TestCase):
   @pytest.mark.slow
   def test_two_devices_give_what_one_gives(self):
     done = subprocess.run(
-      [sys.executable, '-c', _PROGRAM], cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'})
+      [sys.executable, '-c', _PROGRAM], cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True,
+      check=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'})
     count, success = json.loads(done.stdout)
     self.assertEqual(count, 2)
     split = digits.right(61)

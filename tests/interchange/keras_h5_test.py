@@ -72,7 +72,9 @@ class ReleasedModelsTest(parameterized.TestCase):
     h = pool(relu(conv(h, *w['conv2d_1'])), 2).reshape(len(x) // 5, -1)
     for k in ('dense', 'dense_1'):
       h = relu(h @ w[k][0] + w[k][1])
-    np.testing.assert_allclose(logits[::5], h @ w['dense_2'][0] + w['dense_2'][1], atol=1e-4)
+    want = h @ w['dense_2'][0] + w['dense_2'][1]
+    # Apricot's logits reach 1000, where float32 itself is coarser than 1e-4.
+    np.testing.assert_allclose(logits[::5], want, rtol=0, atol=max(1e-4, 1e-6 * np.abs(want).max()))
 
 
 class GoldenTest(parameterized.TestCase):

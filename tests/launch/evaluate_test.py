@@ -1,4 +1,4 @@
-"""`launch.evaluate` on two checkpoints: the row it writes, and what it refuses."""
+"""`launch.evaluate` on two checkpoints: the row that it writes and the table that it prints."""
 import json
 import pathlib
 import subprocess
@@ -23,7 +23,7 @@ def evaluate(*arguments):
 
 class EvaluateTest(absltest.TestCase):
 
-  def test_row_table_and_refusals(self):
+  def test_row_and_table(self):
     subject = subjects.load('digits_mlp')
     before = subject.problem.classifier  # untrained: about one digit in ten is right
     after = before.with_params(jax.tree.map(lambda w: 0.9 * w, before.params) | {'fc1': before.params['fc1']})
@@ -35,11 +35,6 @@ class EvaluateTest(absltest.TestCase):
       done = evaluate(*models, f'--out={folder}/row.json', '--pgd_steps=2', '--pgd_epsilon=0.02', '--pgd_samples=20')
       self.assertEqual((done.returncode, done.stderr), (0, ''))
       row = json.loads(pathlib.Path(folder, 'row.json').read_text())
-      wrong = evaluate('--before=none.safetensors', f'--after={paths[1]}', '--subject=digits_mlp')
-      with self.subTest('refusal'):
-        self.assertEqual(wrong.returncode, 2)
-        self.assertLen(wrong.stderr.strip().splitlines(), 1)
-        self.assertIn('none.safetensors', wrong.stderr)
     record.check_row(row)
     pool = subject.pool
     right = [predict.labels(c, pool.x) == pool.y for c in (before, after)]

@@ -250,6 +250,24 @@ class ArithmeticTest(parameterized.TestCase):
     np.testing.assert_allclose(y, by_formula(x), rtol=1e-4, atol=1e-5)
     self.assertGreater(float(jnp.abs(y[0] - y[1]).max()), 1e-3)  # the input still matters at this width
 
+  def test_imagenet_stem_pads_evenly(self):
+    c = network('densenet121', (16, 16, 3), num_classes=3, form='imagenet', width=1 / 16, units=())
+    x = images((16, 16, 3), 2)
+
+    def bn_relu(x, name):
+      p, s = c.variables['params'][name], c.variables['batch_stats'][name]
+      return np.maximum((x - s['mean']) / np.sqrt(s['var'] + 1.001e-5) * p['scale'] + p['bias'], 0)
+
+    padded = np.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    kernel = c.params['conv1']['kernel']
+    h = np.stack([[np.tensordot(padded[:, i:i + 7, j:j + 7], kernel, 3) for j in range(0, 16, 2)]
+                  for i in range(0, 16, 2)]).transpose(2, 0, 1, 3)
+    padded = np.pad(bn_relu(h, 'bn1'), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    h = np.stack([[padded[:, i:i + 3, j:j + 3].max((1, 2)) for j in range(0, 8, 2)] for i in range(0, 8, 2)])
+    pooled = bn_relu(h.transpose(2, 0, 1, 3), 'bn_last').mean((1, 2))
+    want = pooled @ c.params['fc1']['kernel'] + c.params['fc1']['bias']
+    np.testing.assert_allclose(quick_jit(c.module.apply)(c.variables, x), want, rtol=1e-4, atol=1e-5)
+
   def test_concatenation_order_is_a_permutation_of_weights(self):
     g, units = 2, (2, 1)
     old_first = network('densenet121', (8, 8, 3), num_classes=3, width=1 / 16, units=units, new_first=False)
