@@ -40,7 +40,7 @@ from jaxfix.solve import MinimalChange, Soft, minimal_change, minimality_program
 _PRIORITY = 100.        # weight of a failing point against a kept one, where not all can be met
 _SLACK_PRICE = 10.      # of one logit by which one kept point's row is missed, in units of the norm
 _DOUBLINGS = 4          # of the margin, when the cast to float32 breaks a row (V-section 11.7)
-_EXACT_ENTRIES = 5e6    # of the rows that the optimum rests on: up to here its bound is computed in rationals (1 s)
+_EXACT_ENTRIES = 1e6    # of the rows that the optimum rests on: up to here its bound is computed in rationals (1 s)
 _SAFE_ENTRIES = 5e7     # up to here in float64 with a bound on the rounding error
 
 

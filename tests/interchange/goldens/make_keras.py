@@ -24,7 +24,7 @@ def functional():
   x = L.Add(name='sum')([x, skip])
   x = L.Concatenate(name='both')([skip, x])
   y = L.Conv2D(6, 3, strides=2, padding='same', activation='relu', name='c3')(x)
-  z = L.AveragePooling2D(2, padding='same', name='avg')(x)
+  z = L.AveragePooling2D(3, strides=2, padding='same', name='avg')(x)
   z = L.Conv2D(6, 1, name='c4')(z)
   x = L.Concatenate(name='three')([y, z, L.MaxPooling2D(3, strides=2, padding='same', name='max')(x)])
   x = L.BatchNormalization(scale=False, name='b2')(x)
