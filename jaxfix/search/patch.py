@@ -5,8 +5,14 @@ only the inputs that meet those entries, so that no candidate ever has a kernel 
 the large products keep shared weights, whatever layer the targets lie in, and everything before the first patch, the
 first patched layer's old output included, is computed once for all candidates. If the targets lie in the output layer,
 what is left per candidate is one small product, `logits[:, J] += x[:, I] * delta`.
+
+Behind the first patched layer only the channels of its targets differ from the old network. They are followed through
+ReLU and pooling to the next Dense or Conv layer, of which a candidate then costs the rows of those channels alone:
+(layer of the old activations) + (rows of the changed channels) * (their change).
 """
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +23,14 @@ from flax import linen as nn
 from jaxfix import intervene
 from jaxfix.classifier import Classifier
 from jaxfix.localize.linear import kernel, linear_map
-from jaxfix.localize.targets import Targets, values
+from jaxfix.localize.targets import UNUSED, Targets, values
+from jaxfix.models import layers
 
 Patch = tuple[jax.Array, ...]
 """For each layer with targets, `[slots, channels]`: what each slot adds to each output channel, per unit of input."""
 
 _UNROLLED_SLOTS = 16
+_CHANNELWISE = (layers.Relu, layers.MaxPool, layers.AvgPool, layers.GlobalAvgPool, layers.Dropout)
 
 
 def make_patch(classifier: Classifier, targets: Targets, vector: jax.Array) -> Patch:
@@ -51,25 +59,99 @@ def patched_suffix(classifier: Classifier, cache: intervene.Cache, targets: Targ
     patch: their change, from `make_patch`.
   """
   changes = {path: change for path, *change in zip(targets.layers, targets.index, patch, strict=True)}
-  with nn.intercept_methods(functools.partial(_add_patch, classifier, changes)):
+  kernels = {path: kernel(classifier, path) for path in _kernel_paths(classifier)}
+  with nn.intercept_methods(functools.partial(_call, kernels, changes, {})):
     return intervene.suffix(classifier, cache, targets.layers)
 
 
-def _add_patch(classifier: Classifier, changes: dict[str, list[jax.Array]], next_fun: Callable[..., Any], args: tuple,
-               kwargs: dict, context: Any) -> Any:
-  out = next_fun(*args, **kwargs)
-  path = '/'.join(context.module.path)
-  if context.method_name != '__call__' or path not in changes:
-    return out
+@dataclasses.dataclass(frozen=True)
+class _Lean:
+  """An activation of which all but a few channels are those of the unpatched network.
+
+  Attributes:
+    full: the whole activation, per candidate; never computed if nothing reads it.
+    base: the same in the unpatched network, `[n, ..., channels]`, or flattened.
+    channels: `[k]` int32, which ones differ.
+    counted: `[k]` bool, False for slots that repeat an earlier one's channel and for unused ones.
+    old, new: `[n, ..., k]` those channels of `base` and of `full`; not flattened.
+  """
+  full: jax.Array
+  base: jax.Array
+  channels: jax.Array
+  counted: jax.Array
+  old: jax.Array
+  new: jax.Array
+
+  def apply(self, function: Callable[[jax.Array], jax.Array]) -> '_Lean':
+    """After a function that treats each channel by itself."""
+    return dataclasses.replace(self, full=function(self.full), base=function(self.base), old=function(self.old),
+                               new=function(self.new))
+
+  def rows_of(self, weights: jax.Array, flattened: bool) -> jax.Array:
+    """The part of a kernel `[..., channels (times positions if flattened), out]` that reads the changed channels."""
+    if flattened:
+      weights = weights.reshape(math.prod(self.old.shape[1:-1]), -1, weights.shape[-1])
+    return weights[..., self.channels, :] * self.counted[:, None]
+
+
+def _call(kernels: dict[str, jax.Array], changes: dict[str, list[jax.Array]], lean: dict[int, _Lean],
+          next_fun: Callable[..., Any], args: tuple, kwargs: dict, context: Any) -> Any:
+  """Interceptor of module calls. `lean` maps the id of a traced activation to what is known about it."""
+  module, path = context.module, '/'.join(context.module.path)
+  if context.method_name != '__call__' or not args:
+    return next_fun(*args, **kwargs)
+  known = lean.get(id(args[0]))
+  if known and isinstance(module, (*_CHANNELWISE, layers.Flatten)):
+    if isinstance(module, layers.Flatten):
+      known = dataclasses.replace(known, full=next_fun(known.full), base=next_fun(known.base))
+    else:
+      known = known.apply(lambda a: next_fun(a, *args[1:], **kwargs))
+    lean[id(known.full)] = known
+    return known.full
+  if known and not _is_linear(module):
+    known = None
+  if path not in changes:
+    return next_fun(known.base) + _linear(module, kernels[path], known) if known else next_fun(*args, **kwargs)
+
+  index, rows = changes[path]
+  taps = _taps(index, kernels[path].shape, getattr(module, 'feature_group_count', 1))
+  wide = functools.partial(linear_map(module, features=index.size, groups=1), taps)
+  if known:
+    out = next_fun(known.base) + _linear(module, kernels[path], known)
+    return out + _spread(wide(known.base) + _linear(module, taps, known), rows)
+  out = next_fun(*args)
   # `intervene` sorts values into before and after the cut by data flow; the barrier puts this use of the input after.
   x, out = jax.lax.optimization_barrier((args[0], out))
-  index, rows = changes[path]
-  taps = _taps(index, kernel(classifier, path).shape, getattr(context.module, 'feature_group_count', 1))
-  seen = linear_map(context.module, features=index.size, groups=1)(taps, x)  # [n, ..., slots]
-  if index.size > _UNROLLED_SLOTS:
-    return out + seen @ rows
+  seen = wide(x)  # [n, ..., slots]
+  full = out + _spread(seen, rows)
+  channels = index % rows.shape[-1]
+  if 2 * index.size <= rows.shape[-1]:
+    repeats = (channels[:, None] == channels) & jnp.tri(index.size, k=-1, dtype=bool)
+    counted = (index != UNUSED) & ~(repeats & (index != UNUSED)).any(axis=1)
+    old = out[..., channels]
+    lean[id(full)] = _Lean(full, out, channels, counted, old, old + _spread(seen, rows[:, channels]))
+  return full
+
+
+def _is_linear(module: nn.Module) -> bool:
+  return isinstance(module, nn.Dense) or (isinstance(module, nn.Conv) and module.feature_group_count == 1)
+
+
+def _linear(module: nn.Module, weights: jax.Array, known: _Lean) -> jax.Array:
+  """What the changed channels add to a Dense or Conv layer with kernel `weights`."""
+  flattened = known.base.ndim < known.old.ndim
+  rows, change = known.rows_of(weights, flattened), known.new - known.old
+  if flattened:
+    return change.reshape(change.shape[0], -1) @ rows.reshape(-1, rows.shape[-1])
+  return linear_map(module, features=weights.shape[-1])(rows, change)
+
+
+def _spread(seen: jax.Array, rows: jax.Array) -> jax.Array:
+  """`seen` `[n, ..., slots]` times `rows` `[slots, channels]`."""
+  if rows.shape[0] > _UNROLLED_SLOTS:
+    return seen @ rows
   # A sum of few products fuses with what reads it; a matrix product of so short an inner axis would be stored first.
-  return out + sum(seen[..., t, None] * rows[t] for t in range(index.size))
+  return sum(seen[..., t, None] * rows[t] for t in range(rows.shape[0]))
 
 
 def _taps(index: jax.Array, shape: tuple[int, ...], groups: int) -> jax.Array:
@@ -78,8 +160,11 @@ def _taps(index: jax.Array, shape: tuple[int, ...], groups: int) -> jax.Array:
   entry, channel = index // channels_out, index % channels_out
   place, within = entry // channels_in, entry % channels_in
   group = channel // (channels_out // groups)
-  size = functools.reduce(lambda a, b: a * b, window, 1) * channels_in * groups
-  flat = (place * groups + group) * channels_in + within
-  flat = jnp.where(entry < size // groups, flat, size)  # unused slots lie outside and are dropped
+  size = math.prod(window) * channels_in * groups
+  flat = jnp.where(index < math.prod(shape), (place * groups + group) * channels_in + within, size)  # else dropped
   taps = jnp.zeros((size, index.size)).at[flat, jnp.arange(index.size)].set(1., mode='drop')
   return taps.reshape(*window, channels_in * groups, index.size)
+
+
+def _kernel_paths(classifier: Classifier) -> list[str]:
+  return [layer.path for layer in layers.layer_list(classifier) if layer.kind in ('dense', 'conv')]

@@ -65,9 +65,6 @@ def solve_lp(program: LinearProgram, *, solver: Solver = 'auto', crossover: bool
     'time_limit': time_limit_s, 'primal_feasibility_tolerance': feasibility_tolerance,
     'dual_feasibility_tolerance': optimality_tolerance, 'ipm_optimality_tolerance': optimality_tolerance}
   highs = _run(program, options)
-  if highs.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible:
-    # Presolve saw that one of the two holds; without it the answer says which.
-    highs = _run(program, {**options, 'presolve': 'off'})
   status = _status(highs)
   found, bound = _farkas_ray(program, solver, time_limit_s) if ray and status is Status.INFEASIBLE else (None, None)
   return _solution(program, highs, status, f'highs-{solver}', start, feasibility_tolerance, ray=found, ray_bound=bound)
@@ -96,8 +93,6 @@ def solve_milp(program: LinearProgram, *, time_limit_s: float = 600.0, feasibili
     'time_limit': time_limit_s, 'mip_rel_gap': relative_gap, 'mip_abs_gap': 0.0 if relative_gap == 0 else 1e-9,
     'mip_feasibility_tolerance': feasibility_tolerance, 'primal_feasibility_tolerance': feasibility_tolerance}
   highs = _run(program, options)
-  if highs.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible:
-    highs = _run(program, {**options, 'presolve': 'off'})
   return _solution(program, highs, _status(highs), 'highs-mip', start, feasibility_tolerance)
 
 
@@ -116,6 +111,11 @@ def _run(program: LinearProgram, options: dict[str, str | float]) -> highspy.Hig
   if highs.passModel(_model(program)) == highspy.HighsStatus.kError:
     raise RepairFailure('HiGHS refused the program: an entry of the rows is probably larger than 1e15')
   highs.run()
+  if highs.getModelStatus() == highspy.HighsModelStatus.kUnboundedOrInfeasible:
+    # The presolve of mixed-integer programs may see that one of the two holds; without it the answer says which.
+    highs.setOptionValue('presolve', 'off')
+    highs.clearSolver()
+    highs.run()
   return highs
 
 

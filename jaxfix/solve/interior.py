@@ -15,14 +15,17 @@ convergence.
 Source: Mehrotra 1992 (predictor-corrector); the elimination is ours.
 """
 import dataclasses
+import functools
 import time
 
 import numpy as np
 import scipy.linalg
+import threadpoolctl
 
 from jaxfix.solve.program import Status
 from jaxfix.solve.rows import Rows
 
+_ONE_THREAD_UP_TO = 4000  # rows: below, BLAS threads gain little, and on a busy machine their waiting costs a lot
 _STEP = 0.995         # share of the way to the boundary of a step
 _SHORT = 0.1          # a step shorter than this is replaced by one that centers
 _CENTERING = 0.5      # share of the mean product that it aims at
@@ -161,13 +164,25 @@ class _Iterate:
 def solve_norm_program(program: NormProgram, *, time_limit_s: float = 600.0, gap_tolerance: float = 1e-9,
                        accept_gap: float = 1e-7, feasibility_tolerance: float = 1e-9,
                        max_iterations: int = 100) -> InteriorResult:
-  """Solves the program; see the module's docstring.
+  """Solves the program; see the module's docstring. BLAS is held to one thread up to 4,000 rows.
 
   Args:
+    time_limit_s: seconds; checked between iterations.
     gap_tolerance: stop when objective - lower_bound is at most this share of the objective.
     accept_gap: the same, for calling the best iterate optimal when rounding ends the progress earlier.
     feasibility_tolerance: largest row violation of an optimal answer, in the rows' units.
   """
+  with _thread_pools().limit(limits=1 if len(program.rhs) <= _ONE_THREAD_UP_TO else None, user_api='blas'):
+    return _iterate(program, time_limit_s, gap_tolerance, accept_gap, feasibility_tolerance, max_iterations)
+
+
+@functools.cache
+def _thread_pools() -> threadpoolctl.ThreadpoolController:
+  return threadpoolctl.ThreadpoolController()
+
+
+def _iterate(program: NormProgram, time_limit_s: float, gap_tolerance: float, accept_gap: float,
+             feasibility_tolerance: float, max_iterations: int) -> InteriorResult:
   start = time.monotonic()
   best, least, stalled, sound = None, np.inf, 0, with_finite_slack(program)
   now = _start(sound)

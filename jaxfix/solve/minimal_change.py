@@ -8,14 +8,12 @@ left out (their change is 0), rows enter only once they are violated, and the so
 (`interior.py`).
 """
 import dataclasses
-import functools
 import time
 from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 import scipy.sparse
-import threadpoolctl
 
 from jaxfix.errors import require
 from jaxfix.solve.dual import farkas_bound
@@ -30,7 +28,6 @@ _COLUMN_NORM = 1e-12       # V-section 8: columns below it are left out
 _VIOLATION = 1e-9          # V-section 8, of a scaled row
 _MAX_ROUNDS = 50           # V-section 8: then all rows at once
 _BLOCK = 2**22             # entries of a block of an oracle's rows: 32 MiB
-_ONE_THREAD_UP_TO = 4000   # rows: below, BLAS threads gain little, and on a busy machine their waiting costs a lot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,11 +269,6 @@ def _slack(soft: Soft | None, scale: np.ndarray, num_rows: int) -> Slack | None:
   return Slack(1 / scale, shared, soft.weight if shared else soft.weight / num_rows, soft.lower, soft.upper)
 
 
-@functools.cache
-def _thread_pools() -> threadpoolctl.ThreadpoolController:
-  return threadpoolctl.ThreadpoolController()
-
-
 def _solve_rows(problem: _Problem, working: np.ndarray, solver: str, time_limit_s: float) -> tuple[InteriorResult, str]:
   """Solves with the working rows only. In the answer d is `c_i d_i` of the kept columns, duals are of scaled rows."""
   start, scale = time.monotonic(), problem.scale[working]
@@ -292,8 +284,7 @@ def _solve_rows(problem: _Problem, working: np.ndarray, solver: str, time_limit_
   if not len(c):
     return _solve_without_columns(program), 'none'
   if solver in ('auto', 'interior'):
-    with _thread_pools().limit(limits=1 if len(working) <= _ONE_THREAD_UP_TO else None, user_api='blas'):
-      found = solve_norm_program(program, time_limit_s=time_limit_s)
+    found = solve_norm_program(program, time_limit_s=time_limit_s)
     if solver == 'interior' or found.status not in (Status.NUMERICAL, Status.ITERATION_LIMIT):
       return found, 'interior'
     solver, time_limit_s = 'ipm', max(0.01, time_limit_s - (time.monotonic() - start))

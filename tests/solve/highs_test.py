@@ -162,6 +162,11 @@ class SolveMilpTest(parameterized.TestCase):
     whole = dataclasses.replace(program, integrality=np.array([True, True]))
     self.assertEqual(solve_milp(whole).status, Status.INFEASIBLE)
 
+  def test_unbounded_is_told_from_infeasible(self):
+    program = LinearProgram([-2.0, -1.0], [[1.0, 2.0], [0.0, 1.0]], [-_INF, 2.0], [_INF] * 2, [0.0] * 2, [_INF] * 2,
+                            np.array([True, True]))
+    self.assertEqual(solve_milp(program).status, Status.UNBOUNDED)
+
   def test_some_variables_integer(self):
     program = LinearProgram([-1.0, -1.0], [[2.0, 2.0]], [-_INF], [3.0], [0.0, 0.0], [1.0, 1.0], np.array([True, False]))
     solution = solve_milp(program)

@@ -151,8 +151,11 @@ class OptimumTest(parameterized.TestCase):
   @parameterized.product(norm=_NORMS, solver=('ipm', 'simplex'))
   def test_is_that_of_highs(self, norm, solver):
     rows, rhs = rank_one_problem(3, points=20)
-    _, ours = minimal_change(rows, rhs, norm=norm)
-    _, theirs = minimal_change(rows, rhs, norm=norm, solver=solver)
+    _, least = minimal_change(rows, rhs, norm='linf')
+    bounds = (-1.02 * least.objective, 5.0)  # tight below, loose above
+    delta, ours = minimal_change(rows, rhs, norm=norm, bounds=bounds)
+    _, theirs = minimal_change(rows, rhs, norm=norm, bounds=bounds, solver=solver)
+    self.assertLess(delta.min(), 0.95 * bounds[0])
     self.assertEqual((ours.solver, theirs.solver), ('interior', f'highs-{solver}'))
     self.assertAlmostEqual(ours.objective, theirs.objective, delta=1e-7)
     self.assertLess(abs(theirs.gap), 1e-6)
@@ -191,15 +194,15 @@ class LazyTest(parameterized.TestCase):
 
   @parameterized.parameters(*_NORMS)
   def test_equals_all_rows_on_200_points(self, norm):
-    rows, rhs = rank_one_problem(6, points=200, wrong=0.05)
+    rows, rhs = rank_one_problem(6, points=200, classes=3, wrong=0.05)
     _, full = minimal_change(rows, rhs, norm=norm, lazy=False)
-    self.assertEqual((full.rounds, full.num_active), (1, 600))
+    self.assertEqual((full.rounds, full.num_active), (1, 400))
     for least_satisfied in (0, 1):
       delta, lazy = minimal_change(rows, rhs, norm=norm, least_satisfied=least_satisfied)
       self.assertAlmostEqual(lazy.objective, full.objective, delta=1e-7)
       self.assertGreaterEqual((rows.matvec(delta) - rhs).min(), -1e-8)
       self.assertGreater(lazy.rounds, 1)
-      self.assertLess(lazy.num_active, 600)
+      self.assertLess(lazy.num_active, 400)
 
   @parameterized.parameters(Soft('linf', 0.1, -0.1, 1.0), Soft('l1', 1.0, -0.05))
   def test_soft_equals_all_rows(self, soft):
@@ -282,6 +285,14 @@ class EvidenceTest(parameterized.TestCase):
     with self.assertRaises(InfeasibleError) as caught:
       minimal_change(a, e, soft=Soft('l1', 1.0, 0.0, 0.5))
     self.assertGreater(caught.exception.ray_bound, 0)
+
+  @parameterized.parameters('interior', 'ipm', 'simplex')
+  def test_a_proof_is_about_the_rows_as_given(self, solver):
+    rows, rhs = rank_one_problem(10, points=20)
+    factor = 10.0**np.random.default_rng(0).uniform(0, 4, len(rhs))
+    _, least = minimal_change(rows, rhs, norm='linf')
+    with self.assertRaisesRegex(InfeasibleError, 'proved by'):
+      minimal_change(_dense(rows) * factor[:, None], rhs * factor, bounds=0.8 * least.objective, solver=solver)
 
   @parameterized.parameters('interior', 'ipm', 'simplex')
   def test_time_limit_is_typed(self, solver):
