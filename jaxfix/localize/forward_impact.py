@@ -73,7 +73,8 @@ def forward_impact(classifier: Classifier, batches: Batches, *, paths: tuple[str
     paths: Dense or Conv layers.
     conv: 'paper' normalizes a convolution's contributions by sample and position as a dense layer's; 'public' follows
       the released code, which keeps their sign and divides by the absolute sum over the whole set, so that a
-      convolution's impact is about n times smaller.
+      convolution's impact is about n times smaller, and NaN wherever a position of the output sees nothing but zeros
+      in all samples (the margin of MNIST): 0 / 0 is meant to be replaced there, but the result goes to a wrong name.
     head: see `output_impact`.
   Returns:
     path -> array like that layer's kernel; >= 0 but for 'public' convolutions.
@@ -98,7 +99,8 @@ def forward_impact(classifier: Classifier, batches: Batches, *, paths: tuple[str
     for path in paths:
       x = o[path] if path in signed else jnp.abs(o[path])
       den, pull = jax.vjp(lambda k, path=path, x=x: maps[path](k, x), jnp.abs(kernels[path]))
-      share = _ratio(impact[path], jnp.broadcast_to(set_mass[path], den.shape) if path in signed else den)
+      share = jnp.broadcast_to(impact[path] / set_mass[path], den.shape) if path in signed else _ratio(
+        impact[path], den)
       share *= batch.weight.reshape(-1, *(1,) * (share.ndim - 1))
       total = {**total, path: total[path] + pull(share)[0]}
     return total, None

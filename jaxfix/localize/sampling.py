@@ -1,52 +1,75 @@
-"""Which samples a score or a fitness is computed on, where all of them would be too many."""
-import math
-
+"""Which failing and passing samples a localization or a fitness looks at."""
 import jax
 import numpy as np
 
-from jaxfix.classifier import Classifier
-from jaxfix.models.layers import layer_list
+from jaxfix.errors import require
 
 
-def class_shares(counts: np.ndarray, total: int) -> np.ndarray:
-  """k_c = min(m_c, max(1, round(total m_c / sum(m)))) for classes with m_c > 0, as integers (Arachne, section 3.1).
+def choose_failures(failing: np.ndarray, share: float, *, key: jax.Array) -> np.ndarray:
+  """A random share of the failing samples, of all kinds, at least one; ascending. `key` is consumed.
 
   Args:
-    counts: `[c]` samples of each class, m.
-    total: how many to draw, about.
-
-  >>> class_shares(np.array([90, 9, 1, 0]), 7).tolist()
-  [6, 1, 1, 0]
+    failing: `[n]` integers, their indices; n >= 1.
+    share: in (0, 1].
   """
-  share = np.floor(total * counts / max(1, counts.sum()) + 0.5).astype(np.int64)
-  return np.where(counts > 0, np.minimum(counts, np.maximum(1, share)), 0)
+  require(0 < share <= 1, f'failure_share must lie in (0, 1], got {share}.')
+  return _smallest(failing, max(1, int(share * len(failing) + 1e-9)), key=key)
 
 
-def balanced(labels: np.ndarray, total: int, *, key: jax.Array) -> np.ndarray:
-  """Positions of about `total` samples, drawn without replacement in the proportions of the classes; ascending.
+def failures_of_type(failing: np.ndarray, y: np.ndarray, predicted: np.ndarray, rank: int) -> np.ndarray:
+  """The failing samples of one type (true label, predicted label): the `rank`-th most frequent, 0 the most.
 
-  All of them if there are no more than `total`. `key` is consumed.
+  Ties go to the smaller pair of labels.
+
+  Args:
+    failing: `[n]` integers, their indices.
+    y, predicted: `[n]` labels of those samples.
+  Raises:
+    BadInputError: there are not that many types.
   """
-  if len(labels) <= total:
-    return np.arange(len(labels))
-  counts = np.bincount(labels)
-  order = np.asarray(jax.random.uniform(key, (len(labels),)))
-  chosen = []
-  for c, take in enumerate(class_shares(counts, total)):
-    members = np.flatnonzero(labels == c)
-    chosen.append(members[np.argsort(order[members], kind='stable')[:take]])
-  return np.sort(np.concatenate(chosen))
+  pairs, member, counts = np.unique(np.stack([y, predicted], axis=1), axis=0, return_inverse=True, return_counts=True)
+  require(0 <= rank < len(pairs), f'failure_type {rank} is not there: the {len(failing)} failing samples are of '
+          f'{len(pairs)} types, 0 to {len(pairs) - 1}.')
+  return failing[member.ravel() == np.argsort(-counts, kind='stable')[rank]]
 
 
-def suffix_cost(classifier: Classifier, first: str) -> int:
-  """Multiplications a sample costs from layer `first` on: the Dense and Conv layers called from there."""
-  layers = layer_list(classifier)
-  start = [layer.path for layer in layers].index(first)
-  cost = 0
-  for layer in layers[start:]:
-    if layer.kind in ('dense', 'conv'):
-      node = classifier.params
-      for part in layer.path.split('/'):
-        node = node[part]
-      cost += math.prod(layer.output_shape[:-1]) * node['kernel'].size
-  return cost
+def balanced_counts(wanted: int, class_counts: np.ndarray) -> np.ndarray:
+  """How many samples of each class to draw: k_c = min(m_c, max(1, round(wanted m_c / sum m))), 0 of an empty class.
+
+  Source: Arachne's public code. Classes keep their shares, and none is lost.
+
+  >>> balanced_counts(7, np.array([90, 9, 1])).tolist()
+  [6, 1, 1]
+  """
+  class_counts = np.asarray(class_counts)
+  shares = np.round(wanted * class_counts / max(1, class_counts.sum())).astype(int)
+  return np.minimum(class_counts, np.maximum(1, shares))
+
+
+def balanced_sample(passing: np.ndarray, y: np.ndarray, wanted: int, *, key: jax.Array) -> np.ndarray:
+  """About `wanted` of the passing samples, in the classes' proportions, or all if there are no more; ascending.
+
+  Args:
+    passing: `[n]` integers, their indices.
+    y: `[n]` their labels.
+    wanted: number of samples.
+    key: consumed.
+  """
+  if len(passing) <= wanted:
+    return passing
+  classes, member, counts = np.unique(y, return_inverse=True, return_counts=True)
+  draws = np.asarray(jax.random.uniform(key, (len(passing),)))
+  rank = np.empty(len(passing), int)
+  order = np.lexsort((draws, member))
+  rank[order] = np.arange(len(passing)) - np.repeat(np.cumsum(counts) - counts, counts)
+  return passing[rank < balanced_counts(wanted, counts)[member]]
+
+
+def plain_sample(indices: np.ndarray, wanted: int, *, key: jax.Array) -> np.ndarray:
+  """`wanted` of the indices, uniformly without replacement, or all if there are no more; ascending."""
+  return indices if len(indices) <= wanted else _smallest(indices, wanted, key=key)
+
+
+def _smallest(indices: np.ndarray, count: int, *, key: jax.Array) -> np.ndarray:
+  draws = np.asarray(jax.random.uniform(key, (len(indices),)))
+  return np.sort(indices[np.argsort(draws, kind='stable')[:count]])

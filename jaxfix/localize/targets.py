@@ -67,12 +67,14 @@ def make_targets(classifier: Classifier, layers: Sequence[str], positions: np.nd
   return Targets(tuple(held), tuple(index))
 
 
+@jax.jit
 def values(targets: Targets, classifier: Classifier) -> jax.Array:
   """`[d]` float32: the weights at the targets; 0 in unused slots."""
   return jnp.concatenate([kernel(classifier, path).ravel().at[index].get(mode='fill', fill_value=0.)
                           for path, index in zip(targets.layers, targets.index, strict=True)])
 
 
+@jax.jit
 def write(targets: Targets, classifier: Classifier, vector: jax.Array) -> Classifier:
   """The network with `vector` `[d]` at the targets and every other weight untouched."""
   kernels = {}
@@ -95,6 +97,7 @@ class Siblings:
   high: jax.Array
 
 
+@jax.jit
 def siblings(targets: Targets, classifier: Classifier) -> Siblings:
   """See `Siblings`."""
   def spread(statistic):

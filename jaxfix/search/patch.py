@@ -155,7 +155,7 @@ def _spread(seen: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _taps(index: jax.Array, shape: tuple[int, ...], groups: int) -> jax.Array:
-  """Kernel `[..., cin, slots]` that picks, for each slot, the input that meets kernel entry `index`; zeros if unused."""
+  """Kernel `[..., cin, slots]` that picks, for each slot, the input that meets kernel entry `index`; 0 if unused."""
   *window, channels_in, channels_out = shape
   entry, channel = index // channels_out, index % channels_out
   place, within = entry // channels_in, entry % channels_in

@@ -8,7 +8,7 @@ the search does is exactly what it would have done with full sums.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +18,9 @@ import numpy as np
 from jaxfix import devices, intervene
 from jaxfix.classifier import Classifier
 from jaxfix.localize.gradient_loss import cross_entropy
+from jaxfix.localize.linear import kernel
 from jaxfix.localize.targets import Targets
-from jaxfix.models.layers import layer_list
+from jaxfix.models.layers import Layer, layer_list
 from jaxfix.predict import padded_batches
 from jaxfix.search.patch import make_patch, patched_suffix
 
@@ -68,13 +69,22 @@ def choose_tiling(classifier: Classifier, layers: tuple[str, ...], size: int, nu
   """
   if budget_bytes is None:
     budget_bytes = 4 << 20 if jax.default_backend() == 'cpu' else 1 << 30
-  names = [layer.path for layer in layer_list(classifier)]
-  first = min(names.index(path) for path in layers)
-  widest = max(math.prod(layer.output_shape) for layer in layer_list(classifier)[first:])
+  widest = max(math.prod(layer.output_shape) for layer in _patched_part(classifier, layers))
   pairs = max(1, budget_bytes // (4 * widest))
   group = min(size, max(1, min(pairs, max(10, pairs // 512))))
   rows = max(1, min(pairs // group, 1024, num_samples))
   return Tiling(rows, group)
+
+
+def multiply_adds(classifier: Classifier, layers: tuple[str, ...]) -> int:
+  """Multiplications a sample in the Dense and Conv layers at and after the first of `layers`."""
+  return sum(kernel(classifier, layer.path).size * math.prod(layer.output_shape[:-1])
+             for layer in _patched_part(classifier, layers) if layer.kind in ('dense', 'conv'))
+
+
+def _patched_part(classifier: Classifier, layers: tuple[str, ...]) -> Sequence[Layer]:
+  every = layer_list(classifier)
+  return every[min(i for i, layer in enumerate(every) if layer.path in layers):]
 
 
 def cache_samples(classifier: Classifier, x: Any, y: np.ndarray, *, layers: tuple[str, ...], rows: int) -> Samples:
@@ -152,6 +162,7 @@ def population_sums(statistic: Statistic, classifier: Classifier, targets: Targe
       not become True again. None: all candidates see all samples.
   """
   size = population.shape[0]
+  group = min(group, size)
   width = jax.eval_shape(statistic, *_block_shapes(classifier, samples)).shape[-1]
   slots = jnp.arange(devices.round_up(size, group))
 
@@ -190,6 +201,15 @@ def _block_shapes(classifier: Classifier, samples: Samples):
   n = samples.order.shape[1]
   return (jax.ShapeDtypeStruct((n, classifier.num_classes), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32),
           jax.ShapeDtypeStruct((n,), jnp.bool_))
+
+
+def tally(logits: jax.Array, y: jax.Array, failing: jax.Array, head: Callable[[jax.Array], jax.Array]) -> jax.Array:
+  """A `Statistic`: `[n, 4]` failing and right, loss of failing, passing and right, loss of passing samples.
+
+  `failing` and passing mean by the unpatched network; `head` is applied to the logits before the cross-entropy.
+  """
+  each = jnp.stack([right(logits, y).astype(jnp.float32), cross_entropy(head(logits), y)], axis=-1)
+  return jnp.concatenate([jnp.where(failing[:, None], each, 0), jnp.where(failing[:, None], 0, each)], axis=-1)
 
 
 def credit(logits: jax.Array, y: jax.Array, head: Callable[[jax.Array], jax.Array]) -> jax.Array:

@@ -21,7 +21,7 @@ from tests import tiny
 _QUICK = {
   'apricot': {'n_submodels': 2, 'submodel_epochs': 1, 'adjust_batch': 50, 'retrain_epochs': 1, 'max_retrain_epochs': 2},
   'arachne': {'population': 8, 'generations': 4},
-  'arachne_pso': {'population': 8, 'generations': 4},
+  'arachne_pso': {'particles': 8, 'iterations': 4},
 }
 _KINDS = ('lenet5', 'resnet')
 

@@ -19,11 +19,12 @@ from jaxfix.files import jsonable
 from jaxfix.linearize import Points
 from jaxfix.methods.layer import prdnn
 from jaxfix.methods.layer.prdnn import Config
+from jaxfix.models import layers
 from jaxfix.models.decoupled import base_classifier, decouple
 from jaxfix.problem import Problem, Split
 from jaxfix.solve import minimal_change
 from tests import tiny
-from tests.networks import images, network
+from tests.networks import filled, images, network
 
 _CLOSE = 1e-7   # of optima: the solver's gap is 1e-9 of the objective
 
@@ -66,10 +67,16 @@ def _optimum(points, layer, norm):
 
 @functools.cache
 def _problem(kind):
-  """A few failing samples and a few that are right, so that a small last layer can have them all."""
-  problem = tiny.problem(kind)
-  failing, passing = problem.failing_and_passing()
-  return dataclasses.replace(problem, repair=problem.repair.take(np.sort(np.concatenate([failing[:8], passing[:20]]))))
+  """Random weights, whose own predictions are the labels, but for a few samples."""
+  if kind == 'resnet':
+    net = tiny.TinyResNet()
+    net = filled(Classifier(layers.variable_shapes(net, (8, 8, 1)), net, (8, 8, 1), 10))
+  else:
+    net = network('lenet5', (8, 8, 1), variant='small', width=0.5)
+  x = images((8, 8, 1), 40)
+  predicted = predict.labels(net, x)
+  y = np.where(np.arange(40) % 8 == 0, (predicted + 1) % 10, predicted).astype(np.int32)
+  return Problem(net, Split(x, y), Split(x, y), Split(x[:32], y[:32]))
 
 
 @functools.cache
