@@ -48,7 +48,7 @@ def _attack(epsilon: float) -> evaluate.PGD | None:
 
 def _table(title: str, comparison: evaluate.Comparison) -> Table:
   row, counts = comparison.metrics(), comparison.counts
-  table = Table('', 'before', 'after', 'change', title=title, title_justify='left')
+  table = Table('', 'before', 'after', 'relative gain', title=title, title_justify='left')
   for name, key, show in (('accuracy', 'acc', summary.percent), ('attack success', 'asr', summary.percent),
                           ('AAOD', 'aaod', '{:.4f}'.format)):
     if row[key] is not None:

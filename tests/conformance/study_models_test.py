@@ -40,8 +40,8 @@ class StudyModelsTest(parameterized.TestCase):
                                                     c.counts.negative_flip_rate)] for c in pairs]
     self.assertEqual(percent, [[97.60, *figures] for figures in zip(accuracies, repair_rates, flip_rates, strict=True)])
 
-  @pytest.mark.slow
   @parameterized.parameters(('apricot', 12, 21), ('arachne', 79, 88))
+  @pytest.mark.slow
   def test_attack_success_rate(self, approach, low, high):
     # Measured: original 79.5 to 82.8, Apricot 15 to 18 (published 23.17), Arachne 81.5 to 84.6, with 500 inputs.
     pairs = compare_repeats(model('lenet5_ori_model'), repeats(approach), mnist(), key=jax.random.key(0), pgd=PGD(0.15))
