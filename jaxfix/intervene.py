@@ -89,6 +89,8 @@ def apply(classifier: Classifier, z: jax.Array, *, inputs: Mapping[str, Replacem
 def prefix(classifier: Classifier, z: jax.Array, paths: Sequence[str]) -> Cache:
   """Everything that `suffix` needs of the inputs: arrays with leading axis n (the cut layers' inputs and bypasses).
 
+  Pure; call it inside `jit`, which drops the layers after the cut.
+
   Args:
     classifier: the model.
     z: normalized inputs `[n, *input_shape]`.
@@ -185,5 +187,6 @@ def _cut(classifier: Classifier, n: int, paths: tuple[str, ...], outputs: Mappin
 
 
 def _evaluate(traced: core.ClosedJaxpr, eqns, invars, outvars, arguments) -> Cache:
-  jaxpr = core.Jaxpr(traced.jaxpr.constvars, list(invars), list(outvars), list(eqns), traced.jaxpr.effects)
+  names = traced.jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+  jaxpr = core.Jaxpr(traced.jaxpr.constvars, list(invars), list(outvars), list(eqns), traced.jaxpr.effects, names)
   return tuple(core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, traced.consts))(*arguments))

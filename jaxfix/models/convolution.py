@@ -199,7 +199,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, *, plan: _Plan, precision, dtype)
 
   if plan.chunk == x.shape[0]:
     return product(x)
-  # No barrier against common subexpressions is needed: the loop is one.
+  # The loop keeps XLA from merging the second making of the patches with the first, which is what the barrier is for.
   one_image = jax.checkpoint(lambda image: product(image[None])[0], prevent_cse=False)
   return lax.map(one_image, x, batch_size=plan.chunk)
 

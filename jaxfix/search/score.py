@@ -143,7 +143,7 @@ def right(logits: jax.Array, y: jax.Array) -> jax.Array:
   classes = jnp.arange(logits.shape[-1])
   own = jnp.where(classes == y[:, None], logits, 0).sum(axis=-1, keepdims=True)
   beaten = (logits > own) | ((logits == own) & (classes < y[:, None]))
-  return ~beaten.any(axis=-1) & jnp.isfinite(own[:, 0])
+  return ~beaten.any(axis=-1) & jnp.isfinite(logits).all(axis=-1)
 
 
 def population_sums(statistic: Statistic, classifier: Classifier, targets: Targets, samples: Samples,

@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from jaxfix import methods, predict
@@ -45,9 +46,11 @@ class FitnessTest(absltest.TestCase):
     logits = jnp.array([[1., 1.], [1., 1.], [jnp.nan, 0.], [jnp.inf, 0.]])
     right = score.right(logits, jnp.array([0, 1, 1, 0]))
     np.testing.assert_array_equal(right[:2], (True, False))   # the lowest index wins
+    self.assertFalse(right[2:].any())
     self.assertEqual(float(score.credit(logits, jnp.array([0, 1, 1, 0]), lambda v: v)[2]), 0.)
 
 
+@pytest.mark.slow   # a search compiles for ten seconds and more; the contract test runs both in the default suite
 class ArachneTest(parameterized.TestCase):
 
   @parameterized.product(kind=('lenet5', 'resnet'), method=('arachne', 'arachne_pso'))
