@@ -20,6 +20,7 @@ _CORE = [
   'absl-py>=2.1',
   'safetensors>=0.5',
   'scikit-learn>=1.6',
+  'threadpoolctl>=3.1',
   'tensorflow-datasets>=4.9.8',
   'array_record>=0.7; platform_system != "Windows"',
   'importlib_resources>=6',  # tensorflow-datasets imports it and does not say so
