@@ -52,9 +52,9 @@ _SUBJECTS = types.MappingProxyType({
   'digits_mlp': Entry('digits', 'mlp', Recipe(epochs=15), 0.1, {'hidden': (32, 32)}, presets=_SHORT_APRICOT),
   'moons_mlp': Entry('moons', 'mlp', Recipe(epochs=20), 0.1, {'hidden': (16, 16)},
                      presets={**_SHORT_APRICOT, **_BINARY}),
-  # The study's LeNet5 file stores Adam 1e-4, batch 64, 10 epochs; from our initial weights that reaches 97.0% where the
-  # study's model has 97.6% (of all 10,000 test images), so the rate is doubled (BUILD_NOTES.md).
-  'mnist_lenet5': Entry('mnist', 'lenet5', Recipe(learning_rate=2e-4), 0.15, published='MNIST',
+  # The study's LeNet5 file stores Adam 1e-4, batch 64, 10 epochs; from our initial weights that stays below its 97.9%,
+  # which 3e-4 reaches (BUILD_NOTES.md).
+  'mnist_lenet5': Entry('mnist', 'lenet5', Recipe(learning_rate=3e-4), 0.15, published='MNIST',
                         presets={'apricot': {'max_retrain_epochs': 100}}),
   'mnist_mlp': Entry('mnist', 'mlp', _ADAM, 0.15, {'hidden': (100, 100, 100)},
                      presets={'apricot': {'max_retrain_epochs': 100}}),
