@@ -64,7 +64,7 @@ def locate(wanted: Wanted, data_dir: str | os.PathLike | None, *, download: bool
     BadInputError: `data_dir` is not a path.
   """
   looked = []
-  root, origin = _user_folder(data_dir)
+  root, origin = _user_folder(wanted, data_dir)
   if root is not None:
     looked.append(f'{root} ({origin})')
     found = _in_folder(wanted, root, looked)
@@ -85,7 +85,7 @@ def locate(wanted: Wanted, data_dir: str | os.PathLike | None, *, download: bool
     f'Pass data_dir or set $JAXFIX_DATA to a folder that has it; {wanted.fetch}.')
 
 
-def _user_folder(data_dir: str | os.PathLike | None) -> tuple[pathlib.Path | None, str]:
+def _user_folder(wanted: Wanted, data_dir: str | os.PathLike | None) -> tuple[pathlib.Path | None, str]:
   if data_dir is not None:
     require(isinstance(data_dir, (str, os.PathLike)), f'data_dir must be a path, got {data_dir!r}.')
     root, origin = pathlib.Path(data_dir).expanduser(), 'data_dir'
@@ -93,7 +93,8 @@ def _user_folder(data_dir: str | os.PathLike | None) -> tuple[pathlib.Path | Non
     root, origin = pathlib.Path(os.environ['JAXFIX_DATA']).expanduser(), '$JAXFIX_DATA'
   else:
     return None, ''
-  require(root.is_dir(), f'No folder {root} ({origin}).', DataNotFoundError)
+  require(root.is_dir(), f'Data set {wanted.name!r} not found: no folder {root} ({origin}), in which to look for '
+          f'{" or ".join(_names(wanted))}. Name an existing folder; {wanted.fetch}.', DataNotFoundError)
   return root, origin
 
 

@@ -108,6 +108,7 @@ def _read_sidecar(weights_path: pathlib.Path, sidecar_path: pathlib.Path) -> tup
   if weights_path.is_file() and not sidecar_path.is_file():
     raise DataNotFoundError(f'{weights_path} has no sidecar {sidecar_path.name}: the checkpoint was not finished. '
                             'Save it again.')
+  require(weights_path.is_file(), f'No file {weights_path}.', DataNotFoundError)
   sidecar = files.read_json(sidecar_path)
   whole = isinstance(sidecar, dict) and isinstance(sidecar.get('meta'), dict) and set(_DESCRIPTION) <= sidecar.keys()
   require(whole, f'{sidecar_path} is not the sidecar of a checkpoint.', CorruptFileError)
@@ -118,8 +119,6 @@ def _read_sidecar(weights_path: pathlib.Path, sidecar_path: pathlib.Path) -> tup
 
 def _read_weights(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
   """The arrays, and the hash of the description that was saved with them."""
-  if not path.is_file():
-    raise DataNotFoundError(f'No file {path}.')
   try:
     with safetensors.safe_open(path, framework='numpy') as f:
       return {name: f.get_tensor(name) for name in f.keys()}, (f.metadata() or {}).get(_HASH)  # noqa: SIM118 (no dict)

@@ -135,7 +135,7 @@ class BrokenTest(parameterized.TestCase):
       checkpoint.load(self.folder / 'new')
 
   def test_missing_files_are_named(self):
-    with self.assertRaisesRegex(DataNotFoundError, 'none.json'):
+    with self.assertRaisesRegex(DataNotFoundError, 'none.safetensors'):
       checkpoint.load(self.folder / 'none')
     self.path.unlink()
     with self.assertRaisesRegex(DataNotFoundError, 'a.safetensors'):

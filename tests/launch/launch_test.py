@@ -37,7 +37,7 @@ class ErrorsTest(absltest.TestCase):
       cases = (
         ('repair', ('--subject=digits_lenet',), "Did you mean 'digits_lenet5'"),
         ('repair', ('--metod=prdnn',), 'method'),
-        ('repair', ('--subject=mnist_lenet5', f'--data_dir={out}/none'), 'No folder'),
+        ('repair', ('--subject=mnist_lenet5', f'--data_dir={out}/none'), 'no folder'),
         ('train', ('--subject=moons_mlp', '--out=/proc/none'), 'Cannot write'),
       )
       running = [(_start(module, f'--out={out}', *arguments), words) for module, arguments, words in cases]
