@@ -25,9 +25,11 @@ from jaxfix.classifier import Classifier, check_inputs
 from jaxfix.errors import BadInputError, require
 from jaxfix.problem import Split
 
-DEFAULT_BATCH = 125
 ATTACK_SIZE = 500
 """Inputs that the study attacks."""
+CPU_BATCH = 50
+"""Inputs attacked at once on CPU, where every core attacks its own: LeNet5's activations for as many fit a core's
+cache. Elsewhere `ATTACK_SIZE`."""
 MIN_CANDIDATES = 50
 """With fewer inputs than this that every model gets right, the rate is not reported."""
 
@@ -146,7 +148,7 @@ def select(correct: np.ndarray, *, n: int = ATTACK_SIZE, key: jax.Array) -> tupl
 
 
 def attack(classifier: Classifier, z: np.ndarray | jax.Array, y: np.ndarray, *, pgd: PGD, key: jax.Array,
-           index: np.ndarray | None = None, batch_size: int = DEFAULT_BATCH) -> Attacked:
+           index: np.ndarray | None = None, batch_size: int | None = None) -> Attacked:
   """Attacks every input.
 
   Args:
@@ -156,7 +158,8 @@ def attack(classifier: Classifier, z: np.ndarray | jax.Array, y: np.ndarray, *, 
     pgd: settings; the bounds, where it gives none, are the smallest and largest value in z.
     key: for the random starts; models attacked under the same key start from the same points.
     index: `[n]` number of each sample, by which its start is drawn; None for 0..n-1.
-    batch_size: samples attacked at once, rounded up to a multiple of the number of devices. Changes no result.
+    batch_size: samples attacked at once, rounded up to a multiple of the number of devices; None for `CPU_BATCH` or
+      `ATTACK_SIZE`. Changes no result.
   Raises:
     BadInputError: z has another shape than the model takes, lies outside the bounds, or y has another length.
   """
@@ -169,7 +172,7 @@ def attack(classifier: Classifier, z: np.ndarray | jax.Array, y: np.ndarray, *, 
 
 
 def attack_success(classifiers: Sequence[Classifier], split: Split, correct: np.ndarray, *, pgd: PGD, key: jax.Array,
-                   n: int = ATTACK_SIZE, batch_size: int = DEFAULT_BATCH) -> AttackSuccess:
+                   n: int = ATTACK_SIZE, batch_size: int | None = None) -> AttackSuccess:
   """Attack success rates of several models on the same n inputs, from the same starts.
 
   Args:
@@ -253,9 +256,10 @@ class _Batch:
 
 
 def _prepare(classifier: Classifier, z: np.ndarray, y: np.ndarray, index: np.ndarray, pgd: PGD, key: jax.Array,
-             batch_size: int) -> tuple[_Ball, list[_Batch]]:
+             batch_size: int | None) -> tuple[_Ball, list[_Batch]]:
   """What does not depend on the weights, once for all models of one space."""
   ball = devices.replicate(_ball(classifier, z, pgd))
+  batch_size = batch_size or (CPU_BATCH if jax.default_backend() == 'cpu' else ATTACK_SIZE)
   batch_size = devices.round_up(min(batch_size, len(z)), devices.data_mesh().size)
   columns = (z, np.asarray(y, np.int32), np.asarray(index, np.uint32))
   batches = []
@@ -269,20 +273,20 @@ def _prepare(classifier: Classifier, z: np.ndarray, y: np.ndarray, index: np.nda
 
 def _run(classifier: Classifier, inputs: tuple[_Ball, list[_Batch]], pgd: PGD
          ) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-  """Success and finiteness of every (padded) row, and where each batch ended; waits for nothing."""
+  """Success and finiteness of every (padded) row, and where each batch ended."""
   ball, batches = inputs
-  classifier = devices.replicate(classifier)
-  successes, finites, ends = [], [], []
-  for batch in batches:
-    success, finite, end = _descend(classifier, batch.z, batch.y, batch.starts[0], ball, **_statics(pgd))
+  descend = functools.partial(_descend, devices.replicate(classifier), **_statics(pgd))
+
+  def attack_batch(batch):
+    success, finite, end = descend(batch.z, batch.y, batch.starts[0], ball)
     for start in batch.starts[1:]:
-      again = _descend(classifier, batch.z, batch.y, start, ball, **_statics(pgd))
+      again = descend(batch.z, batch.y, start, ball)
       end = jnp.where(_per_sample(success, end), end, again[2])
       success, finite = success | again[0], finite & again[1]
-    successes.append(success)
-    finites.append(finite)
-    ends.append(end)
-  return jnp.concatenate(successes), jnp.concatenate(finites), ends
+    return success, finite, end
+
+  successes, finites, ends = zip(*devices.map_concurrently(attack_batch, batches), strict=True)
+  return jnp.concatenate(successes), jnp.concatenate(finites), list(ends)
 
 
 def _statics(pgd: PGD) -> dict[str, Any]:
