@@ -52,3 +52,34 @@ def map_concurrently(function: Callable[[Any], Any], items: Iterable[Any]) -> li
   first = function(items[0])
   with concurrent.futures.ThreadPoolExecutor(1 + (os.cpu_count() or 1)) as pool:
     return [first, *pool.map(lambda item: jax.block_until_ready(function(item)), items[1:])]
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+  """`jax.jit(function, **options)` for a program of many small matrix products, with `cpu_options`.
+
+  Compiled at the first call, so that importing a module starts no backend.
+  """
+  compiled = functools.cache(lambda: jax.jit(function, compiler_options=cpu_options(), **options))
+
+  @functools.wraps(function)
+  def call(*args, **kwargs):
+    return compiled()(*args, **kwargs)
+
+  return call
+
+
+@functools.cache
+def cpu_options() -> dict[str, str] | None:
+  """Compiler options that make XLA leave matrix products to Eigen on CPU; None elsewhere.
+
+  Its default there is YNNPACK, whose threads wait for each other: with other work on the same cores a search took two
+  to four times as long, and on quiet cores no less.
+  """
+  options = {'xla_cpu_experimental_ynn_fusion_type': ''}
+  if jax.default_backend() != 'cpu':
+    return None
+  try:
+    jax.jit(lambda x: x, compiler_options=options).lower(0.).compile()
+  except jax.errors.JaxRuntimeError:   # another version of XLA
+    return None
+  return options

@@ -301,7 +301,7 @@ def _start(key: jax.Array, index: jax.Array, z: jax.Array, ball: _Ball, *, norm:
   return _PROJECT[norm](z, ball, z + _NOISE[norm](keys, z.shape[1:], ball))
 
 
-@functools.partial(jax.jit, static_argnames=('norm', 'steps', 'probs'))
+@functools.partial(devices.jit, static_argnames=('norm', 'steps', 'probs'))
 def _descend(classifier: Classifier, z: jax.Array, y: jax.Array, start: jax.Array, ball: _Ball, *, norm: str,
              steps: int, probs: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Success `[n]`, finite logits `[n]` and the end points of one run from `start`."""

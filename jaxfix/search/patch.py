@@ -73,7 +73,9 @@ class _Lean:
     base: the same in the unpatched network, `[n, ..., channels]`, or flattened.
     channels: `[k]` int32, which ones differ.
     counted: `[k]` bool, False for slots that repeat an earlier one's channel and for unused ones.
-    old, new: `[n, ..., k]` those channels of `base` and of `full`; not flattened.
+    old, new: `[1, ..., k * n]` those channels of `base` and of `full`, not flattened, with the samples of a channel one
+      after the other as channels of their own: to a function that treats each channel by itself it is all the same, and
+      its innermost loop is long.
   """
   full: jax.Array
   base: jax.Array
@@ -87,11 +89,19 @@ class _Lean:
     return dataclasses.replace(self, full=function(self.full), base=function(self.base), old=function(self.old),
                                new=function(self.new))
 
-  def rows_of(self, weights: jax.Array, flattened: bool) -> jax.Array:
-    """The part of a kernel `[..., channels (times positions if flattened), out]` that reads the changed channels."""
-    if flattened:
-      weights = weights.reshape(math.prod(self.old.shape[1:-1]), -1, weights.shape[-1])
-    return weights[..., self.channels, :] * self.counted[:, None]
+  def change(self, weights: jax.Array, module: nn.Module) -> jax.Array:
+    """What the changed channels add to a Dense or Conv layer with kernel `weights` `[..., channels, out]`.
+
+    Before a Dense layer the activation may have been flattened; its kernel then has a row for each position and channel.
+    """
+    change = self.new - self.old
+    space, samples = change.shape[1:-1], self.base.shape[0]
+    if self.base.ndim == 2:
+      rows = weights.reshape(math.prod(space), -1, weights.shape[-1])[:, self.channels] * self.counted[:, None]
+      return jnp.einsum('pkn,pko->no', change.reshape(math.prod(space), -1, samples), rows)
+    rows = weights[..., self.channels, :] * self.counted[:, None]
+    change = jnp.moveaxis(change.reshape(*space, -1, samples), -1, 0)
+    return linear_map(module, features=weights.shape[-1])(rows, change)
 
 
 def _call(kernels: dict[str, jax.Array], changes: dict[str, list[jax.Array]], lean: dict[int, _Lean],
@@ -111,14 +121,14 @@ def _call(kernels: dict[str, jax.Array], changes: dict[str, list[jax.Array]], le
   if known and not _is_linear(module):
     known = None
   if path not in changes:
-    return next_fun(known.base) + _linear(module, kernels[path], known) if known else next_fun(*args, **kwargs)
+    return next_fun(known.base) + known.change(kernels[path], module) if known else next_fun(*args, **kwargs)
 
   index, rows = changes[path]
   taps = _taps(index, kernels[path].shape, getattr(module, 'feature_group_count', 1))
   wide = functools.partial(linear_map(module, features=index.size, groups=1), taps)
   if known:
-    out = next_fun(known.base) + _linear(module, kernels[path], known)
-    return out + _spread(wide(known.base) + _linear(module, taps, known), rows)
+    out = next_fun(known.base) + known.change(kernels[path], module)
+    return out + _spread(wide(known.base) + known.change(taps, module), rows)
   out = next_fun(*args)
   # `intervene` sorts values into before and after the cut by data flow; the barrier puts this use of the input after.
   x, out = jax.lax.optimization_barrier((args[0], out))
@@ -128,22 +138,18 @@ def _call(kernels: dict[str, jax.Array], changes: dict[str, list[jax.Array]], le
   if 2 * index.size <= rows.shape[-1]:
     repeats = (channels[:, None] == channels) & jnp.tri(index.size, k=-1, dtype=bool)
     counted = (index != UNUSED) & ~(repeats & (index != UNUSED)).any(axis=1)
-    old = out[..., channels]
-    lean[id(full)] = _Lean(full, out, channels, counted, old, old + _spread(seen, rows[:, channels]))
+    old, folded = (jnp.moveaxis(a, 0, -1) for a in (out[..., channels], seen))    # [..., k, n] and [..., slots, n]
+    if index.size > _UNROLLED_SLOTS:
+      added = jnp.einsum('...tn,tk->...kn', folded, rows[:, channels])
+    else:
+      added = sum(folded[..., t, None, :] * rows[t, channels, None] for t in range(index.size))
+    old, new = (a.reshape(1, *a.shape[:-2], -1) for a in (old, old + added))
+    lean[id(full)] = _Lean(full, out, channels, counted, old, new)
   return full
 
 
 def _is_linear(module: nn.Module) -> bool:
   return isinstance(module, nn.Dense) or (isinstance(module, nn.Conv) and module.feature_group_count == 1)
-
-
-def _linear(module: nn.Module, weights: jax.Array, known: _Lean) -> jax.Array:
-  """What the changed channels add to a Dense or Conv layer with kernel `weights`."""
-  flattened = known.base.ndim < known.old.ndim
-  rows, change = known.rows_of(weights, flattened), known.new - known.old
-  if flattened:
-    return change.reshape(change.shape[0], -1) @ rows.reshape(-1, rows.shape[-1])
-  return linear_map(module, features=weights.shape[-1])(rows, change)
 
 
 def _spread(seen: jax.Array, rows: jax.Array) -> jax.Array:

@@ -71,8 +71,8 @@ def choose_tiling(classifier: Classifier, layers: tuple[str, ...], size: int, nu
     budget_bytes = 4 << 20 if jax.default_backend() == 'cpu' else 1 << 30
   widest = max(math.prod(layer.output_shape) for layer in _patched_part(classifier, layers))
   pairs = max(1, budget_bytes // (4 * widest))
-  group = min(size, max(1, min(pairs, max(10, pairs // 512))))
-  rows = max(1, min(pairs // group, 1024, num_samples))
+  rows = min(pairs, 1024, num_samples)
+  group = min(size, max(1, pairs // rows))
   return Tiling(rows, group)
 
 

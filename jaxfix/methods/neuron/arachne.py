@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfix import predict
+from jaxfix import devices, predict
 from jaxfix.clock import Clock
 from jaxfix.errors import RepairFailure, Unadaptable, require
 from jaxfix.localize import sampling
@@ -185,7 +185,7 @@ def _localize(problem: Problem, negatives: np.ndarray, balanced: np.ndarray, con
   return targets, (f'Localized {len(chosen)} of {loss.size} kernel entries, in {", ".join(targets.layers)}.',)
 
 
-@functools.partial(jax.jit, static_argnames=('settings', 'generations', 'group', 'head'))
+@functools.partial(devices.jit, static_argnames=('settings', 'generations', 'group', 'head'))
 def _search(classifier, targets: Targets, samples: score.Samples, alpha: jax.Array, optimum: jax.Array, *,
             key: jax.Array, settings: de.Settings, generations: int, group: int,
             head: Head) -> tuple[population.Outcome, jax.Array]:
