@@ -92,7 +92,7 @@ class _Lean:
   def change(self, weights: jax.Array, module: nn.Module) -> jax.Array:
     """What the changed channels add to a Dense or Conv layer with kernel `weights` `[..., channels, out]`.
 
-    Before a Dense layer the activation may have been flattened; its kernel then has a row for each position and channel.
+    Where the activation was flattened before a Dense layer, that has a row for each position and channel.
     """
     change = self.new - self.old
     space, samples = change.shape[1:-1], self.base.shape[0]
