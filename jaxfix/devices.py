@@ -44,7 +44,8 @@ def map_concurrently(function: Callable[[Any], Any], items: Iterable[Any]) -> li
 
   XLA gives most loops of a small program to one core. Programs of their own for small batches keep every core busy,
   each with what fits its cache. Elsewhere a call only hands the work over and one thread is enough. The first item goes
-  alone, so that `function` is compiled once.
+  alone, so that `function` is compiled once. Threads see JAX's global configuration, not that of a `with` around the
+  call (`jax.default_matmul_precision`, `jax.enable_x64`).
   """
   items = list(items)
   if jax.default_backend() != 'cpu' or data_mesh().size > 1 or len(items) < 2:
@@ -57,7 +58,8 @@ def map_concurrently(function: Callable[[Any], Any], items: Iterable[Any]) -> li
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
   """`jax.jit(function, **options)` for a program of many small matrix products, with `cpu_options`.
 
-  Compiled at the first call, so that importing a module starts no backend.
+  Made at the first call, so that importing a module starts no backend. For whole programs only: JAX does not take
+  compiler options inside another `jit` or a derivative.
   """
   compiled = functools.cache(lambda: jax.jit(function, compiler_options=cpu_options(), **options))
 

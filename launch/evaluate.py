@@ -2,8 +2,9 @@
 
   python -m launch.evaluate --before=net.h5 --after=repaired.safetensors --subject=mnist_lenet5 --data_dir=DATA
 
-The models may differ in architecture. Prints a table; --out writes the row of results as JSON. Only what --split holds
-is looked at; repair and valid are splits that a repair may have seen, pool is the whole original test set.
+The models may differ in architecture. Prints a table of what --split holds; --out writes the row of results as JSON,
+with the repair rate on the repair split beside it. repair and valid are splits that a repair may have seen, pool is the
+whole original test set.
 """
 import dataclasses
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from jaxfix import evaluate, files, subjects
 from jaxfix.classifier import fingerprint
+from jaxfix.errors import require
 from jaxfix.problem import Repair
 from jaxfix.study import record, summary
 from launch import cli
@@ -40,6 +42,8 @@ _OUTPUT = flags.DEFINE_enum('pgd_attack_output', 'logits', ['logits', 'probs'], 
 def _attack(epsilon: float) -> evaluate.PGD | None:
   if not _PGD.value:
     return None
+  require(_EPSILON.value is not None or _SPACE.value == 'normalized',
+          "--pgd_eps_space=pixel needs --pgd_epsilon: the subject's own radius is one of normalized inputs.")
   pgd = evaluate.PGD(epsilon if _EPSILON.value is None else _EPSILON.value, norm=_NORM.value, steps=_STEPS.value,
                      abs_stepsize=_STEPSIZE.value, restarts=_RESTARTS.value, eps_space=_SPACE.value,
                      attack_output=_OUTPUT.value)

@@ -50,8 +50,8 @@ def main() -> int:
 
     def on_start(name):
       progress.update(training, visible=False)
-      progress.update(repairing, description=f'repairing: {name}')
       progress.advance(repairing, 0 if progress.tasks[repairing].description == 'repairing' else 1)
+      progress.update(repairing, description=f'repairing: {name}')
 
     subject, results = job.run(work, on_epoch=on_epoch, on_start=on_start)
   path = repair_report.write(out / 'report.html', subject, results, out / 'original')

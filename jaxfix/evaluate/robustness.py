@@ -164,6 +164,7 @@ def attack(classifier: Classifier, z: np.ndarray | jax.Array, y: np.ndarray, *, 
     BadInputError: z has another shape than the model takes, lies outside the bounds, or y has another length.
   """
   check_inputs(classifier, z, 'attack')
+  require(len(z) > 0, 'attack: there is no input to attack.')
   require(len(z) == len(y), f'attack: {len(z)} inputs but {len(y)} labels.')
   inputs = _prepare(classifier, np.asarray(z, np.float32), y, np.arange(len(y)) if index is None else index, pgd, key,
                     batch_size)

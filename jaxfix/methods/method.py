@@ -27,6 +27,7 @@ class Method:
     level: what it edits: the whole model, a block, a layer, single neurons or weights.
     config: frozen dataclass instance with the published defaults.
     repair: `(problem, config, key) -> Repair`; `key` is consumed. Call it through `run`.
+    requires: what it needs besides the model, for people.
     needs: extras of the problem that must not be None: 'history', 'class_importance', 'groups', 'spec'.
     changes: which weights may differ afterwards, for people.
     may_change: `(problem, config) -> predicate on 'params/fc3/kernel'`-like names; checked by `run`.
@@ -47,6 +48,7 @@ class Method:
   guarantee: str
   source: str
   summary: str
+  requires: str = 'failing samples'
   needs: tuple[str, ...] = ()
   may_change: Callable[[Problem, Any], Callable[[str], bool]] = lambda problem, config: lambda name: True
   deterministic: bool = False

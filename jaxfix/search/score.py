@@ -114,7 +114,7 @@ def cache_samples(classifier: Classifier, x: Any, y: np.ndarray, *, layers: tupl
   padded = np.resize(order, blocks * rows).astype(np.int32).reshape(blocks, rows)
   weight = (np.arange(blocks * rows) < count).astype(np.float32).reshape(blocks, rows)
   pad = buffers[0].shape[0] - count
-  return Samples(buffers, jnp.asarray(np.pad(y, (0, pad))), jnp.asarray(np.pad(margin < 0, (0, pad))),
+  return Samples(buffers, jnp.asarray(np.pad(y, (0, pad))), jnp.asarray(np.pad(~(margin >= 0), (0, pad))),
                  jnp.asarray(padded), jnp.asarray(weight))
 
 

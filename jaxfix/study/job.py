@@ -161,7 +161,8 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
                              split_sha256=dict(subject.split_sha256), source=subject.dataset_source)
   if (done := _finished(folder, identifier)) is not None:
     return done
-  (folder / 'result.json').unlink(missing_ok=True)   # from here on the folder is not whole
+  for name in ('result.json', 'repaired.safetensors', 'repaired.json', 'predictions.npz', 'trace.json'):
+    (folder / name).unlink(missing_ok=True)   # the record first: from here on the folder is not whole
   started = record.utc_now()
   repair = comparison = None
   with _logging_to(folder / 'log.txt'):
@@ -172,6 +173,7 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
       for note in repair.trace.notes:
         _log.info('%s', note)
       _log.info('seconds by phase %s', {k: round(v, 3) for k, v in repair.seconds.items()})
+      _save(folder, repair, subject=subject.name, approach=method.name, run_id=identifier)
       comparison = measure(subject, repair, key=jax.random.fold_in(key, _EVALUATION))
       outcome, reason = _judge(comparison)
     except Unadaptable as e:
@@ -179,8 +181,8 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
     except Exception as e:  # the study's FAILURE: kept with its traceback, and the job goes on
       if isinstance(e, JaxfixError) and not isinstance(e, RepairFailure):
         raise   # the problem itself is malformed, for every approach
-      outcome, reason = 'FAILURE', f'{type(e).__name__}: {e}'
-      repair = comparison = None
+      phase = 'repair' if repair is None else 'evaluation'
+      outcome, reason = 'FAILURE', f'{phase}: {type(e).__name__}: {e}'
       _log.error('%s', traceback.format_exc())
     row = record.make_row(subject=subject, seed=seed, key=key, started=started, outcome=outcome, reason=reason,
                           method=method, config=described, repair=repair, comparison=comparison,
@@ -203,13 +205,16 @@ def _judge(comparison: Comparison) -> tuple[str, str]:
   return outcome, f'accuracy fell from {comparison.counts.acc_original:.4f} to {comparison.counts.acc:.4f}'
 
 
+def _save(folder: pathlib.Path, repair: Repair, **meta: str) -> None:
+  """The repaired model, before anything else is done with it: a repair may have taken hours."""
+  checkpoint.save(folder / 'repaired.safetensors', repair.classifier, meta=meta)
+
+
 def _write(folder: pathlib.Path, row: dict[str, Any], repair: Repair | None, comparison: Comparison | None) -> None:
   """Everything but the record first: a killed run leaves a folder without a record, which is done again."""
   trace = {'curves': {}, 'selected': None, 'edits': [], 'solver': {}, 'notes': []}
   if repair is not None:
     trace = {**dataclasses.asdict(repair.trace), 'curves': {k: np.asarray(v) for k, v in repair.trace.curves.items()}}
-    checkpoint.save(folder / 'repaired.safetensors', repair.classifier,
-                    meta={'subject': row['subject'], 'approach': row['approach'], 'run_id': row['run_id']})
   write_json(folder / 'trace.json', trace)
   if comparison is not None:
     with replacing(folder / 'predictions.npz') as partial, open(partial, 'wb') as f:

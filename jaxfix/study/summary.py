@@ -57,6 +57,6 @@ def method_table(methods: Sequence[Method]) -> Table:
   for name in ('name', 'level', 'needs', 'changes', 'guarantee', 'what it does'):
     table.add_column(name, overflow='fold')
   for m in methods:
-    needs = ', '.join(('failing samples', 'training data', *m.needs))
-    table.add_row(m.name, m.level, needs, m.changes, m.guarantee, f'{m.summary} ({m.source})')
+    table.add_row(m.name, m.level, ', '.join((m.requires, *m.needs)), m.changes, m.guarantee,
+                  f'{m.summary} ({m.source})')
   return table

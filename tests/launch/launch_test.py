@@ -39,6 +39,7 @@ class ErrorsTest(absltest.TestCase):
         ('repair', ('--metod=prdnn',), 'method'),
         ('repair', ('--subject=mnist_lenet5', f'--data_dir={out}/none'), 'no folder'),
         ('train', ('--subject=moons_mlp', '--out=/proc/none'), 'Cannot write'),
+        ('evaluate', ('--subject=digits_lenet5', '--before=none.safetensors', '--after=b.h5'), 'none.safetensors'),
       )
       running = [(_start(module, f'--out={out}', *arguments), words) for module, arguments, words in cases]
       for process, words in running:

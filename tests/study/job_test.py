@@ -134,6 +134,24 @@ class JobTest(parameterized.TestCase):
     self.assertIn('class_importance', results[3].row['outcome_reason'])
     self.assertIsNone(results[3].row['counts'])
 
+  def test_a_failure_leaves_no_repaired_model_of_an_earlier_run_beside_it(self):
+    job.run(_job(self.out, ('scale',)))
+    self.assertTrue((self.out / 'scale/repaired.safetensors').exists())
+    fails = dataclasses.replace(_STANDINS['fails'], name='scale')
+    with mock.patch.dict(_STANDINS, scale=fails):
+      _, (result,) = job.run(_job(self.out, ('scale',), seed=1))
+    self.assertEqual(result.row['outcome'], 'FAILURE')
+    self.assertStartsWith(result.row['outcome_reason'], 'repair: ')
+    self.assertEqual({p.name for p in (self.out / 'scale').iterdir()}, {'result.json', 'trace.json', 'log.txt'})
+
+  def test_a_repair_that_cannot_be_measured_is_kept(self):
+    with mock.patch.object(job, 'measure', side_effect=MemoryError('attack')):
+      _, (result,) = job.run(_job(self.out, ('scale',)))
+    self.assertEqual(result.row['outcome_reason'], 'evaluation: MemoryError: attack')
+    self.assertIsNone(result.row['counts'])
+    repaired = checkpoint.load(self.out / 'scale/repaired.safetensors')
+    self.assertEqual(result.row['repaired_sha256'], classifiers.fingerprint(repaired))
+
   def test_other_settings_or_another_seed_are_another_run(self):
     first = job.run(_job(self.out, ('scale',)))[1][0].row
     second = job.run(_job(self.out, ('scale',), settings={'scale': '1.2'}))[1][0].row

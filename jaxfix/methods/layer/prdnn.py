@@ -17,7 +17,10 @@ Decided here, where the specification leaves room:
   Keeping a lead of one logit (`keep_margin=1`) breaks fewer (fc3 1.1%, conv2 1.1%) and takes the solver 5 to 15 times
   as long.
 - Kept points never make a repair fail. If the program with them has no solution, or none in time, a soft program finds
-  which of them can stay right; failing points outweigh kept ones by `_PRIORITY`.
+  which of them can stay right; failing points outweigh kept ones by `_PRIORITY`. If that takes too long as well, the
+  failing points are repaired alone.
+- Of the paper's polytope repair (section 3 of the specification) the linear program is here, for points that say which
+  linear region they stand for (`Points.rep`); what cuts a segment or a polygon into regions is not.
 - If the failing points alone contradict each other, `on_infeasible` says whether to raise or to give up as little as
   the soft program needs. The certificate counts only points that hold.
 - Where there are more failing points than `max_points` every class gives the same number, as far as it has them.
@@ -50,7 +53,8 @@ _SAFE_ENTRIES = 5e7     # up to here in float64 with a bound on the rounding err
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Defaults are the public code's, but for `margin` (the specification's) and what concerns kept points (ours)."""
+  """Defaults are the public code's, but for `margin` (the specification's) and, ours, what concerns kept points,
+  `max_points`, `on_infeasible` and `time_limit_s`; `PAPER_CODE` has the public scripts' values."""
   layer: str | None = None                    # path of a Dense or Conv layer; None: the last one
   bounds: float = 3.                          # of |change| of every weight, > 0
   margin: float = 1e-3                        # logits, > 0
@@ -280,7 +284,12 @@ def _solve(rows: Constraints, is_kept: np.ndarray, margin: float, config: Config
   alone = smallest_change(rows, margins, config, demanded=~is_kept) if config.on_infeasible == 'raise' else None
   weight = np.where(of_kept, 1., _PRIORITY)
   price = Soft('l1', _SLACK_PRICE * len(margins), lower=0., upper=np.inf)
-  soft = smallest_change(rows.scaled(weight), weight * margins, config, soft=price)
+  try:
+    soft = smallest_change(rows.scaled(weight), weight * margins, config, soft=price)
+  except SolverLimitError:   # the soft program has as many rows as the hard one; the failing points alone have few
+    if not is_kept.any():
+      raise
+    return alone or smallest_change(rows, margins, config, demanded=~is_kept)
   if alone is not None and (rows.matvec(soft.change) <= rows.need)[~of_kept].any():
     return alone
   return dataclasses.replace(soft, demanded=nothing)
@@ -378,6 +387,7 @@ METHOD = Method(
   name='prdnn', title='PRDNN', code='', level='layer', config=Config(), repair=repair,
   changes='kernel and bias of one layer; unless it is the last, in the value channel of a decoupled network',
   guarantee='the repaired points, each recomputed in float64 and float32; minimal change, with its gap',
+  requires='failing samples; only piecewise-linear or smooth layers after the repaired one',
   source='Sotoudeh and Thakur, Provable Repair of Deep Neural Networks, PLDI 2021',
   summary='smallest change of one layer that gives every failing point its label, by a linear program',
   may_change=_may_change, check=_check, keeps_architecture=False)

@@ -6,8 +6,11 @@ of such moves alternate with a few epochs of ordinary training, and the validati
 Guarantee: none beyond validation accuracy, which never falls below the original's.
 
 Decided here, where the specification leaves room: the failing inputs come from the problem's failure split (the study
-takes the training split); one pass over it at most. A budget of retraining epochs ends the loop before the round that
-would exceed it. Sub-models in evaluation mode use the batch statistics of their own training.
+takes the training split); one pass over it at most. That nothing fails is an error of the problem
+(`NoFailingSamplesError`), raised before this is called; only where none is of the chosen kind is the model returned as
+it is. A budget of retraining epochs ends the loop before the round that would exceed it. Sub-models in evaluation mode
+use the batch statistics of their own training; one that diverged is a failure, since its weights would spoil every
+move. Where the original was trained on a cosine schedule, which has ended, retraining goes on at a tenth of its peak.
 """
 import dataclasses
 import functools
@@ -67,17 +70,20 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   failures = problem.failure_split
   start_labels = predict.labels(problem.classifier, failures.x)
   if not _kind(config, failures.y, start_labels).any():
-    return Repair(problem.classifier, Trace(notes=('no_failing_training_input',)))
+    return Repair(problem.classifier, Trace(notes=('no_failing_input',)))
 
   with clock.phase('train_submodels'):
     submodels = train_submodels(problem, config, key=k_submodels)
-    jax.block_until_ready(submodels.variables)
+    diverged = _diverged(submodels)
+    require(not diverged.any(), f'{int(diverged.sum())} of the {config.n_submodels} sub-models have weights that are '
+            'not finite after training; lower the learning rate of the recipe.', RepairFailure)
   with clock.phase('judge_submodels'):
     correct = predict.population_labels(submodels, failures.x) == failures.y[None]   # C of section 3.1, [n, N]
 
   model = best = problem.classifier
   best_accuracy = _accuracy(model, problem.valid)
-  opt_state = train.init_optimizer(model, problem.recipe, len(problem.train))
+  recipe = retraining_recipe(problem.recipe)
+  opt_state = train.init_optimizer(model, recipe, len(problem.train))
   x, y = jax.device_put((problem.train.x, np.asarray(problem.train.y, np.int32)))
   rows = jnp.arange(len(y), dtype=jnp.int32)
   adjusted, retrained, losses = [], [], []
@@ -106,7 +112,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
     if config.retrain_epochs:
       with clock.phase('retrain'):
         numbers = jnp.arange(epochs_done, epochs_done + config.retrain_epochs, dtype=jnp.int32)
-        model, opt_state, loss, _ = train.train_epochs(model, opt_state, x, y, rows, numbers, k_retrain, problem.recipe)
+        model, opt_state, loss, _ = train.train_epochs(model, opt_state, x, y, rows, numbers, k_retrain, recipe)
         losses.extend(np.asarray(loss).tolist())
         epochs_done += config.retrain_epochs
       require(bool(np.isfinite(losses[-1])), f'Retraining diverged in round {t}: the loss is {losses[-1]}.',
@@ -123,6 +129,20 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
     notes += ('no visited weights beat the original on the validation split: the original is returned',)
   trace = Trace({k: np.asarray(v, np.float64) for k, v in curves.items() if v}, selected=selected, notes=notes)
   return Repair(best, trace, clock.seconds)
+
+
+def retraining_recipe(recipe: Recipe) -> Recipe:
+  """The recipe for retraining a trained model: the original's, at a constant rate."""
+  if recipe.schedule == 'constant':
+    return recipe
+  return dataclasses.replace(recipe, schedule='constant', learning_rate=0.1 * recipe.learning_rate)
+
+
+@jax.jit
+def _diverged(population: Classifier) -> jax.Array:
+  """`[n]` bool: some weight of the member is NaN or infinite."""
+  leaves = jax.tree.leaves(population.variables)
+  return ~jnp.stack([jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]).all(axis=0)
 
 
 def train_submodels(problem: Problem, config: Config, *, key: jax.Array) -> Classifier:
@@ -220,7 +240,7 @@ def adjust(params, submodels, correct: jax.Array, failing: jax.Array, step: floa
 
 
 def _check(problem: Problem, config: Config) -> None:
-  if not isinstance(problem.train.x, np.ndarray):
+  if not isinstance(problem.train.x, (np.ndarray, jax.Array)):
     raise Unadaptable('Apricot retrains on the whole training split, which must be in memory; this one is streamed.')
   for label in (config.true_label, config.predicted_label):
     require(label is None or 0 <= label < problem.classifier.num_classes,
@@ -253,5 +273,6 @@ METHOD = Method(
   changes='all trainable weights',
   may_change=lambda problem, config: lambda name: True, check=_check,
   guarantee='none; validation accuracy never falls',
+  requires='failing samples, training data in memory',
   source='Zhang and Chan, ASE 2019',
   summary='moves all weights toward sub-models that are right where the model fails, between epochs of retraining')

@@ -163,6 +163,7 @@ def _check(problem: Problem, config: Config) -> None:
 METHOD = Method(
   name='arachne_pso', title='Arachne (PSO)', code='', level='neuron', config=Config(), repair=repair,
   changes='a few entries of the last Dense kernel', guarantee='none',
+  requires='failing and passing samples; a last dense layer',
   source='Sohn, Kang, Yoo. Search Based Repair of Deep Neural Networks. arXiv 1912.12463v1, 2019; eAI-Repair-Toolkit',
   summary='finds a few suspicious weights of the last dense layer and gives them new values by particle swarm',
   may_change=lambda problem, config: lambda name: name == f'params/{_layer(problem.classifier, config)}/kernel',

@@ -14,7 +14,7 @@ from jaxfix import classifier as classifiers
 from jaxfix import linearize, methods, models, predict
 from jaxfix.classifier import Classifier
 from jaxfix.clock import Clock
-from jaxfix.errors import BadInputError, InfeasibleError, RepairFailure, Unadaptable
+from jaxfix.errors import BadInputError, InfeasibleError, RepairFailure, SolverLimitError, Unadaptable
 from jaxfix.files import jsonable
 from jaxfix.linearize import Points
 from jaxfix.methods.layer import prdnn
@@ -299,6 +299,20 @@ class InfeasibleTest(parameterized.TestCase):
     self.assertLen(repair.certificate['points']['not_proven'], 1)
     self.assertIn(repair.certificate['points']['not_proven'][0], (0, 1))
     self.assertRegex(repair.trace.notes[0], '1 of 3 failing points')
+
+  @parameterized.parameters('raise', 'drop')
+  def test_where_kept_points_take_too_long_the_failing_ones_are_repaired_alone(self, on_infeasible):
+    real = prdnn.smallest_change
+
+    def slow_with_kept_points(rows, margin, config, *, demanded=None, soft=None):
+      if soft is not None or demanded.all():
+        raise SolverLimitError('time')
+      return real(rows, margin, config, demanded=demanded)
+
+    points = Points(self.z[:3], label=np.array([self.wrong[0], self.wrong[1], self.right[2]]))
+    with mock.patch.object(prdnn, 'smallest_change', slow_with_kept_points):
+      repair = prdnn.repair_points(self.net, points, Config(on_infeasible=on_infeasible), num_kept=1)
+    self.assertEqual(repair.certificate['points']['num_failing_proven'], 2)
 
   @parameterized.parameters('raise', 'drop')
   def test_kept_points_give_way_to_failing_ones(self, on_infeasible):

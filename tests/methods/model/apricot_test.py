@@ -1,5 +1,6 @@
 """Section 8 of the Apricot specification, test by test."""
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from jaxfix import classifier as classifiers
 from jaxfix import methods, predict, train
-from jaxfix.errors import Unadaptable
+from jaxfix.errors import RepairFailure, Unadaptable
 from jaxfix.methods.model import apricot
 from jaxfix.problem import Split
 from jaxfix.recipe import Recipe
@@ -142,13 +143,28 @@ class RepairTest(parameterized.TestCase):
     repair = methods.run(apricot.METHOD, problem, config, key=jax.random.key(0))
     self.assertLen(repair.trace.curves['valid_accuracy_adjusted'], 5)   # t = 4 is the first above 0 + 3
 
+  def test_a_diverged_submodel_is_a_failure(self):
+    problem = tiny.problem()
+    submodels = classifiers.stack([problem.classifier] * 2)
+    spoiled = submodels.with_params(jax.tree.map(lambda w: w.at[1].set(jnp.nan), submodels.params))
+    spoil = mock.patch.object(apricot, 'train_submodels', lambda *args, **kwargs: spoiled)
+    with spoil, self.assertRaisesRegex(RepairFailure, '1 of the 2 sub-models'):
+      methods.run(apricot.METHOD, problem, dataclasses.replace(_SHORT, n_submodels=2), key=jax.random.key(0))
+
+  def test_retraining_goes_on_where_the_schedule_has_ended(self):
+    cosine = Recipe(optimizer='sgd', learning_rate=0.1, schedule='cosine', epochs=60)
+    self.assertEqual(apricot.retraining_recipe(cosine),
+                     dataclasses.replace(cosine, schedule='constant', learning_rate=0.1 * 0.1))
+    constant = Recipe()
+    self.assertIs(apricot.retraining_recipe(constant), constant)
+
   def test_no_failing_input_returns_the_model_with_a_note(self):
     problem = tiny.problem()
     right = predict.labels(problem.classifier, problem.repair.x) == problem.repair.y
     healthy = dataclasses.replace(problem, repair=problem.repair.take(right))
     repair = apricot.repair(healthy, _SHORT, jax.random.key(0))
     self.assertIs(repair.classifier, problem.classifier)
-    self.assertEqual(repair.trace.notes, ('no_failing_training_input',))
+    self.assertEqual(repair.trace.notes, ('no_failing_input',))
 
   def test_only_one_kind_of_failure_guides_when_asked(self):
     problem = tiny.problem()
