@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import pathlib
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -104,13 +105,25 @@ def run(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None,
              for m in chosen}
   out = pathlib.Path(job.out)
   subject = prepare(job, on_epoch=on_epoch)
-  with replacing(out / 'splits.npz') as partial, open(partial, 'wb') as f:
-    np.savez(f, **subject.split_indices)
+  _store_splits(out / 'splits.npz', subject.split_indices)
   results = []
   for method in chosen:
     on_start(method.name)
     results.append(repair_and_record(method, configs[method.name], subject, out / method.name, seed=job.seed))
   return subject, results
+
+
+def _store_splits(path: pathlib.Path, indices: Mapping[str, np.ndarray]) -> None:
+  """Raises `BadInputError` if the folder already has results of other splits: figures of the two do not compare."""
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      same = set(stored.files) == set(indices) and all(np.array_equal(stored[k], v) for k, v in indices.items())
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):   # none yet, or damaged
+    with replacing(path) as partial, open(partial, 'wb') as f:
+      np.savez(f, **indices)
+    return
+  require(same, f'{path.parent} holds results of other splits of the data; give another --out, or the --split_seed and '
+          'the data of that run.')
 
 
 def resolve(method: Method, preset: Mapping[str, Any], settings: Mapping[str, str], chosen: list[Method]) -> Any:

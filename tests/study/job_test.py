@@ -144,6 +144,16 @@ class JobTest(parameterized.TestCase):
     self.assertStartsWith(result.row['outcome_reason'], 'repair: ')
     self.assertEqual({p.name for p in (self.out / 'scale').iterdir()}, {'result.json', 'trace.json', 'log.txt'})
 
+  def test_other_splits_do_not_mix_with_results_in_the_same_folder(self):
+    job.run(_job(self.out, ('scale',)))
+    model = str(self.out / 'original/model.safetensors')
+    with self.assertRaisesRegex(BadInputError, 'other splits'):
+      job.run(_job(self.out, ('other',), model=model, split_seed=1))
+    (self.out / 'splits.npz').write_bytes(b'torn')
+    subject, _ = job.run(_job(self.out, ('scale',), model=model))
+    with np.load(self.out / 'splits.npz', allow_pickle=False) as stored:
+      np.testing.assert_array_equal(stored['test'], subject.split_indices['test'])
+
   def test_a_repair_that_cannot_be_measured_is_kept(self):
     with mock.patch.object(job, 'measure', side_effect=MemoryError('attack')):
       _, (result,) = job.run(_job(self.out, ('scale',)))
