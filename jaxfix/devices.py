@@ -1,4 +1,4 @@
-"""Data parallelism: a mesh named `data` over the devices at hand; one device is the mesh of one."""
+"""How work is laid on the devices at hand: a mesh named `data`, batches side by side on CPU, compiler options there."""
 import concurrent.futures
 import functools
 import os
@@ -74,8 +74,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 def cpu_options() -> dict[str, str] | None:
   """Compiler options that make XLA leave matrix products to Eigen on CPU; None elsewhere.
 
-  Its default there is YNNPACK, whose threads wait for each other: with other work on the same cores a search took two
-  to four times as long, and on quiet cores no less.
+  Its default there is YNNPACK, with threads of its own; on a host that shares its cores, searches took two to four
+  times as long with it (BUILD_NOTES.md). Training took as long with either.
   """
   options = {'xla_cpu_experimental_ynn_fusion_type': ''}
   if jax.default_backend() != 'cpu':

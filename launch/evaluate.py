@@ -42,8 +42,6 @@ _OUTPUT = flags.DEFINE_enum('pgd_attack_output', 'logits', ['logits', 'probs'], 
 def _attack(epsilon: float) -> evaluate.PGD | None:
   if not _PGD.value:
     return None
-  require(_EPSILON.value is not None or _SPACE.value == 'normalized',
-          "--pgd_eps_space=pixel needs --pgd_epsilon: the subject's own radius is one of normalized inputs.")
   pgd = evaluate.PGD(epsilon if _EPSILON.value is None else _EPSILON.value, norm=_NORM.value, steps=_STEPS.value,
                      abs_stepsize=_STEPSIZE.value, restarts=_RESTARTS.value, eps_space=_SPACE.value,
                      attack_output=_OUTPUT.value)
@@ -66,6 +64,8 @@ def _table(title: str, comparison: evaluate.Comparison) -> Table:
 
 
 def main() -> int:
+  require(_EPSILON.value is not None or _SPACE.value == 'normalized',
+          "--pgd_eps_space=pixel needs --pgd_epsilon: the subject's own radius is one of normalized inputs.")
   started, key = record.utc_now(), jax.random.key(_SEED.value)
   subject = subjects.load(_SUBJECT.value, data_dir=_DATA_DIR.value, seed=_SPLIT_SEED.value)
   before, after = (subjects.read_model(path, subject) for path in (_BEFORE.value, _AFTER.value))

@@ -40,6 +40,8 @@ class ErrorsTest(absltest.TestCase):
         ('repair', ('--subject=mnist_lenet5', f'--data_dir={out}/none'), 'no folder'),
         ('train', ('--subject=moons_mlp', '--out=/proc/none'), 'Cannot write'),
         ('evaluate', ('--subject=digits_lenet5', '--before=none.safetensors', '--after=b.h5'), 'none.safetensors'),
+        ('evaluate', ('--subject=digits_lenet5', '--before=a.h5', '--after=b.h5', '--pgd_eps_space=pixel'),
+         'needs --pgd_epsilon'),
       )
       running = [(_start(module, f'--out={out}', *arguments), words) for module, arguments, words in cases]
       for process, words in running:

@@ -171,7 +171,7 @@ def train_submodels(problem: Problem, config: Config, *, key: jax.Array) -> Clas
   return classifiers.stack(trained)
 
 
-_VMAP_LIMIT = 2_000_000  # parameters; beyond it the batched matmuls of a population no longer pay (BUILD_NOTES.md)
+_VMAP_LIMIT = 2_000_000  # parameters of one sub-model; a bound on memory, not measured
 
 
 def _as_one_program(classifier: Classifier, config: Config) -> bool:
