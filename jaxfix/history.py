@@ -62,10 +62,10 @@ def train_subject(subject: Subject, out: str | os.PathLike, *, seed: int,
   def keep(epoch: Epoch) -> None:
     path = epoch_path(out, epoch.number)
     checkpoint.save(path, epoch.classifier, meta={'epoch': epoch.number, 'subject': subject.name})
-    _save_state(out, epoch)
     curves.append({'epoch': epoch.number, 'loss': epoch.loss, 'train_accuracy': epoch.train_accuracy,
                    'valid_accuracy': epoch.valid_accuracy})
     write_json(out / 'history/curves.json', curves)
+    _save_state(out, epoch)   # last: what a killed run continues from; anything newer than it is made again
     on_epoch(epoch)
 
   key = jax.random.fold_in(jax.random.key(seed), 1)
