@@ -8,9 +8,11 @@ axis. On other platforms, and for dilated, grouped or non-NHWC convolutions, `la
 
 Times here are CPU milliseconds under jax 0.10.2, batch 32 unless said otherwise, least of several runs.
 """
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -39,6 +41,20 @@ _NARROW_CHANNELS = 7   # up to half a cache line a tap: there, copying tap by ta
 _STRIP_COLUMNS = 48    # most columns of the matrix of a strip; beyond, the zeros cost more than the copies
 _MOST_STRIPS = 4       # parts that a row of outputs is cut into
 _UNROLLED_WINDOW = 16  # most pixels of a pooling window whose ties are counted one by one: faster, but more code
+
+
+_single_operations = contextvars.ContextVar('single_operations', default=False)
+
+
+@contextlib.contextmanager
+def as_single_operations() -> Iterator[None]:
+  """Within it, convolution and max pooling are traced as one operation of `lax` each, on every platform: for readers
+  of a traced program (`verify.graph`), to whom patches and views would say less."""
+  token = _single_operations.set(True)
+  try:
+    yield
+  finally:
+    _single_operations.reset(token)
 
 
 def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Padding,
@@ -72,7 +88,8 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Sequenc
     TypeError, ValueError: from `lax`, for shapes or dtypes that do not fit each other.
   """
   plan = None
-  if (jax.default_backend() == 'cpu' and feature_group_count == batch_group_count == 1
+  if (jax.default_backend() == 'cpu' and not _single_operations.get()
+      and feature_group_count == batch_group_count == 1
       and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
       and _is_plain(lhs, rhs, dimension_numbers)):
     plan = _plan(lhs.shape, rhs.shape, tuple(window_strides), padding, lhs.dtype.itemsize)
@@ -105,7 +122,7 @@ def max_pool(x: jax.Array, window: Sequence[int], strides: Sequence[int], paddin
     BadInputError: `x` has not four axes, or `window` or `strides` is not a pair of positive integers.
   """
   window, strides = _check_pooling(x, window, strides)
-  if window == strides and _is_unpadded(padding):
+  if window == strides and _is_unpadded(padding) and not _single_operations.get():
     return _window_max(_side_by_side(x, window))
   return nn.max_pool(x, window, strides, padding)
 
