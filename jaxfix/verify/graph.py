@@ -26,7 +26,7 @@ from jaxfix.models import convolution
 
 MOVES = frozenset((
   'broadcast_in_dim', 'concatenate', 'dynamic_slice', 'expand_dims', 'gather', 'pad', 'reshape', 'rev', 'select_n',
-  'slice', 'squeeze', 'transpose'))
+  'slice', 'squeeze', 'stack', 'tile', 'transpose'))
 """Affine operations whose outputs are entries of their operands, or constants."""
 
 SUMS = frozenset(('cumsum', 'reduce_sum', 'reduce_window_sum'))
@@ -44,6 +44,8 @@ NONLINEAR = frozenset(('div', 'exp', 'log', 'logistic', 'maximum', 'mul', 'relu'
 _CALLS = ('checkpoint', 'closed_call', 'custom_jvp_call', 'custom_vjp_call', 'jit', 'pjit', 'remat', 'remat2')
 _IDENTITIES = ('copy', 'copy_p', 'name', 'optimization_barrier', 'reduce_precision', 'stop_gradient')
 _ELEMENTWISE = {'exp': 'exp', 'log': 'log', 'logistic': 'logistic', 'tanh': 'tanh'}
+_ADD, _CONCATENATE, _NEG, _RESHAPE, _SLICE, _SUB = (
+  getattr(core.primitives, f'{name}_p') for name in ('add', 'concatenate', 'neg', 'reshape', 'slice', 'sub'))
 _CONSTANT_OPERANDS = {'select_n': (0,), 'gather': (1,), 'pad': (1,), 'div': (1,)}   # those that must not be computed
 
 
@@ -55,14 +57,19 @@ class Node:
     op: 'input', 'affine', or one of `NONLINEAR`.
     operands: where the values come from: i >= 0 is node i, and ~j (negative) is constant j.
     shape: of the output, with a batch axis of 1 in front.
-    primitive: name of the JAX primitive of an affine node, else ''.
+    jax_primitive: what an affine node does, else None.
     options: its parameters, (name, value) pairs.
   """
   op: str
   operands: tuple[int, ...]
   shape: tuple[int, ...]
-  primitive: str = ''
+  jax_primitive: core.Primitive | None = None
   options: tuple[tuple[str, Any], ...] = ()
+
+  @property
+  def primitive(self) -> str:
+    """Name of the primitive of an affine node, else ''."""
+    return self.jax_primitive.name if self.jax_primitive else ''
 
   @property
   def inputs(self) -> tuple[int, ...]:
@@ -133,8 +140,7 @@ def operation(node: Node) -> Callable[..., jax.Array]:
       a, b, options['window_strides'], options['padding'], options['lhs_dilation'], options['rhs_dilation'],
       options['dimension_numbers'], options['feature_group_count'], options['batch_group_count'],
       precision=lax.Precision.HIGHEST)
-  primitive = _primitive(node.primitive)
-  return lambda *operands: primitive.bind(*operands, **options)
+  return lambda *operands: node.jax_primitive.bind(*operands, **options)
 
 
 def operands(graph: Graph, node: Node, values: Sequence[Any] | Mapping[int, Any]) -> list[Any]:
@@ -153,10 +159,6 @@ def evaluate(graph: Graph, x: jax.Array) -> list[jax.Array]:
 _FUNCTIONS = {
   'relu': lambda x: jnp.maximum(x, 0), 'maximum': jnp.maximum, 'tanh': jnp.tanh, 'logistic': jax.nn.sigmoid,
   'exp': jnp.exp, 'log': jnp.log, 'mul': jnp.multiply, 'div': jnp.divide}
-
-
-def _primitive(name: str) -> core.Primitive:
-  return getattr(core.primitives, f'{name}_p')
 
 
 # --- From a jaxpr to nodes ---
@@ -190,7 +192,7 @@ class _Builder:
         results = results if eqn.primitive.multiple_results else [results]
       else:
         self.where = _line_of(eqn)
-        results = self.convert(eqn.primitive.name, values, eqn.params)
+        results = self.convert(eqn.primitive, values, eqn.params)
       env.update(zip(eqn.outvars, results, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -213,8 +215,9 @@ class _Builder:
       nodes.append(dataclasses.replace(node, operands=tuple(renamed)))
     return Graph(tuple(constants), tuple(nodes))
 
-  def convert(self, name: str, values: list[Any], params: Mapping[str, Any]) -> list[Any]:
+  def convert(self, primitive: core.Primitive, values: list[Any], params: Mapping[str, Any]) -> list[Any]:
     """Nodes for one equation of which at least one operand depends on the input."""
+    name = primitive.name
     computed = [isinstance(v, _Value) for v in values]
     if name in _IDENTITIES:
       return values
@@ -227,7 +230,7 @@ class _Builder:
     if name == 'integer_pow' and params['y'] == 2:
       return [self.nonlinear('mul', values[0], values[0])]
     if name in ('add_any', 'add', 'sub'):
-      return [self.affine('sub' if name == 'sub' else 'add', *values)]
+      return [self.affine(_SUB if name == 'sub' else _ADD, *values)]
     if name in ('max', 'min'):
       return [self.maximum(*values) if name == 'max' else self.neg(self.maximum(*map(self.neg, values)))]
     if name == 'abs':
@@ -247,9 +250,9 @@ class _Builder:
       start = [int(np.clip(v, 0, s - d)) for v, s, d in
                zip(values[1:], self.shape(values[0]), params['slice_sizes'], strict=True)]
       return [self.slice(values[0], start, [a + d for a, d in zip(start, params['slice_sizes'], strict=True)])]
-    if name in AFFINE and not (name in BILINEAR and all(computed)):
-      if not any(computed[i] for i in _CONSTANT_OPERANDS.get(name, ())):
-        return [self.affine(name, *values, **params)]
+    if (name in AFFINE and not (name in BILINEAR and all(computed))
+        and not any(computed[i] for i in _CONSTANT_OPERANDS.get(name, ()))):
+      return [self.affine(primitive, *values, **params)]
     raise Unadaptable(f'unsupported op {name!r} in {self.where}: verification reads affine operations, ReLU, max '
                       'pooling, tanh, sigmoid, exp, log and products.')
 
@@ -263,7 +266,7 @@ class _Builder:
     self.constants.append(array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array)
     return ~(len(self.constants) - 1)
 
-  def affine(self, primitive: str, *values: Any, **params: Any) -> _Value:
+  def affine(self, primitive: core.Primitive, *values: Any, **params: Any) -> _Value:
     node = Node('affine', tuple(self.operand(v) for v in values), (), primitive, tuple(sorted(params.items())))
     return self.append(node, values)
 
@@ -277,10 +280,10 @@ class _Builder:
     return _Value(len(self.nodes) - 1)
 
   def neg(self, value: Any) -> Any:
-    return self.affine('neg', value) if isinstance(value, _Value) else -np.asarray(value)
+    return self.affine(_NEG, value) if isinstance(value, _Value) else -np.asarray(value)
 
   def slice(self, value: _Value, start: Sequence[int], stop: Sequence[int], strides: Sequence[int] | None = None):
-    return self.affine('slice', value, start_indices=tuple(start), limit_indices=tuple(stop),
+    return self.affine(_SLICE, value, start_indices=tuple(start), limit_indices=tuple(stop),
                        strides=None if strides is None else tuple(strides))
 
   def split(self, value: _Value, sizes: Sequence[int], axis: int) -> list[_Value]:
@@ -300,7 +303,7 @@ class _Builder:
     c = np.broadcast_to(np.asarray(c, np.float32), self.shape(x))
     if np.isneginf(c).all():
       return x
-    return self.affine('add', self.nonlinear('relu', self.affine('sub', x, c)), c)
+    return self.affine(_ADD, self.nonlinear('relu', self.affine(_SUB, x, c)), c)
 
   def reduce_max(self, value: _Value, axes: Sequence[int]) -> _Value:
     """A tournament along each axis: halves against each other, an odd one out passes."""
@@ -309,9 +312,9 @@ class _Builder:
         half = size // 2
         first, second, *odd = self.split(value, [half, half] + [1] * (size % 2), axis)
         value = self.maximum(first, second)
-        value = self.affine('concatenate', value, *odd, dimension=axis) if odd else value
+        value = self.affine(_CONCATENATE, value, *odd, dimension=axis) if odd else value
     kept = [s for i, s in enumerate(self.shape(value)) if i not in axes]
-    return self.affine('reshape', value, new_sizes=tuple(kept), dimensions=None, sharding=None)
+    return self.affine(_RESHAPE, value, new_sizes=tuple(kept), dimensions=None, sharding=None)
 
   def window_max(self, value: _Value, params: Mapping[str, Any]) -> _Value:
     """A maximum over each axis of the windows in turn; an entry beyond the border is replaced by the border's, which
@@ -342,7 +345,7 @@ class _Builder:
       stride = int(middle[1] - middle[0]) if len(middle) > 1 else 1
       parts.append(self.between(value, int(middle[0]), int(middle[-1]) + 1, stride, axis))
     parts += [self.between(value, size - 1, size, 1, axis)] * after
-    return parts[0] if len(parts) == 1 else self.affine('concatenate', *parts, dimension=axis)
+    return parts[0] if len(parts) == 1 else self.affine(_CONCATENATE, *parts, dimension=axis)
 
   def between(self, value: _Value, start: int, stop: int, stride: int, axis: int) -> _Value:
     shape = self.shape(value)
