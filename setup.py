@@ -30,6 +30,7 @@ _CORE = [
   'jinja2>=3.1',
 ]
 _KERAS = ['h5py>=3.11']
+_ONNX = ['onnx>=1.23']
 
 setuptools.setup(
   name='jaxfix',
@@ -46,8 +47,12 @@ setuptools.setup(
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
     'keras': _KERAS,
+    'onnx': _ONNX,
     'test': [
       *_KERAS,
+      *_ONNX,
+      'onnxruntime>=1.31',
+      'maraboupy>=2.0',
       'pytest>=8',
       'pytest-cov>=5',
       'hypothesis>=6.100',

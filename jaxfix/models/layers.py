@@ -176,6 +176,56 @@ class Flatten(nn.Module):
     return x.reshape(x.shape[0], -1)
 
 
+class Reshape(nn.Module):
+  """Each sample, read row by row, in another shape: `[n, ...]` to `[n, *shape]`."""
+  shape: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], *self.shape)
+
+
+class Transpose(nn.Module):
+  """Each sample with its axes in the order `axes`; 0 is the first axis after that of the batch."""
+  axes: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return x.transpose(0, *(1 + axis for axis in self.axes))
+
+
+class Shift(nn.Module):
+  """A constant added or subtracted. Parameter `shift`, of the shape that is given.
+
+  Attributes:
+    shape: of the constant; it has the axes of one sample, 1 where it is repeated.
+    form: 'x + c', 'x - c' or 'c - x'. One operation each, so that the constant is the one in the file it came from.
+  """
+  shape: tuple[int, ...]
+  form: str = 'x + c'
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    apply = choose('form', self.form, {'x + c': jnp.add, 'x - c': jnp.subtract, 'c - x': lambda x, c: c - x})
+    return apply(x, self.param('shift', nn.initializers.zeros, self.shape, jnp.float32)[None])
+
+
+class Scale(nn.Module):
+  """Multiplication or division by a constant. Parameter `scale`, of the shape that is given.
+
+  Attributes:
+    shape: of the constant; it has the axes of one sample, 1 where it is repeated.
+    form: 'x * c' or 'x / c'. One operation each, so that the constant is the one in the file it came from.
+  """
+  shape: tuple[int, ...]
+  form: str = 'x * c'
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    apply = choose('form', self.form, {'x * c': jnp.multiply, 'x / c': jnp.divide})
+    return apply(x, self.param('scale', nn.initializers.ones, self.shape, jnp.float32)[None])
+
+
 class Dropout(nn.Module):
   """Inverted dropout at `rate` in [0, 1) in training (rng stream 'dropout'); identity otherwise."""
   rate: float
@@ -217,7 +267,7 @@ class Layer:
 KINDS = {nn.Conv: 'conv', nn.Dense: 'dense', BatchNorm: 'bn', Relu: 'relu', Tanh: 'tanh', Sigmoid: 'sigmoid',
          Softmax: 'softmax', MaxPool: 'maxpool', AvgPool: 'avgpool', AdaptiveAvgPool: 'avgpool', GlobalAvgPool: 'gap',
          GlobalMaxPool: 'gmp', ZeroPad: 'zeropad', Flatten: 'flatten', Dropout: 'dropout', Add: 'add',
-         Concat: 'concat'}
+         Concat: 'concat', Reshape: 'reshape', Transpose: 'transpose', Shift: 'shift', Scale: 'scale'}
 
 ACTIVATIONS = frozenset({'relu', 'tanh', 'sigmoid', 'softmax'})
 
