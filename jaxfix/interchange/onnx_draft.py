@@ -59,7 +59,7 @@ class Draft:
     records: name -> record.
     variables: 'params' and 'batch_stats' -> record -> its weights.
     notes: remarks for the reader of the model.
-    fixed_batch: whether the file fixes the batch size at 1, so that the batch axis is an axis like any other.
+    fixed_batch: whether the file is for one sample at a time, so that a batch axis is an axis like any other.
   """
 
   def __init__(self, fixed_batch: bool):

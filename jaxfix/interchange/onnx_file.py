@@ -103,16 +103,17 @@ def load(path: str | os.PathLike, operators: Collection[str]) -> OnnxFile:
     if node.operator not in operators:
       raise node.unsupported(f'the operator has no counterpart here. Supported: {", ".join(sorted(operators))}')
   require(not graph.sparse_initializer, f'{path}: sparse weights cannot be imported.', UnsupportedLayerError)
-  try:
-    onnx.checker.check_model(model)
-  except (onnx.checker.ValidationError, ValueError) as e:
-    raise CorruptFileError(f'{path} is no valid ONNX model: {str(e).strip()}') from e
   inputs = [i for i in graph.input if i.name not in constants]  # old files list weights as inputs, too
   names = ', '.join(i.name for i in inputs)
   require(len(inputs) == 1, f'{path}: the network has {len(inputs)} inputs ({names}); a classifier has one.',
           UnsupportedLayerError)
-  return OnnxFile(tuple(node for node, _ in nodes), constants, inputs[0].name, _input_shape(onnx, inputs[0], path),
-                  outputs[0])
+  input_shape = _input_shape(onnx, inputs[0], path)
+  graph.output[0].type.tensor_type.shape.SetInParent()  # the checker asks for one, which nobody else needs
+  try:
+    onnx.checker.check_model(model)
+  except (onnx.checker.ValidationError, ValueError) as e:
+    raise CorruptFileError(f'{path} is no valid ONNX model: {str(e).strip()}') from e
+  return OnnxFile(tuple(node for node, _ in nodes), constants, inputs[0].name, input_shape, outputs[0])
 
 
 def _parsed(onnx: types.ModuleType, path: pathlib.Path) -> Any:
@@ -125,6 +126,11 @@ def _parsed(onnx: types.ModuleType, path: pathlib.Path) -> Any:
     raise CorruptFileError(f'{path} is truncated or not an ONNX model ({e}).') from e
   require(bool(model.graph.output and model.opset_import), f'{path} is truncated or not an ONNX model: it names no '
           'output or no operator set.', CorruptFileError)
+  graph, texts = model.graph, [o.domain for o in model.opset_import]
+  texts += [tensor.name for tensor in (*graph.initializer, *graph.input, *graph.output)]
+  for node in graph.node:
+    texts += [node.op_type, node.name, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+  require(all(isinstance(text, str) for text in texts), f'{path} has names that are not UTF-8.', CorruptFileError)
   return model
 
 
@@ -168,7 +174,7 @@ def _array(onnx: types.ModuleType, tensor: Any, path: pathlib.Path) -> np.ndarra
   """A tensor of the file. What lies in another file is copied into `tensor` first."""
   where = f'{path}: tensor {tensor.name!r}'
   if tensor.data_location == onnx.TensorProto.EXTERNAL:
-    tensor.raw_data = _external_bytes({e.key: e.value for e in tensor.external_data}, path, where)
+    tensor.raw_data = _external_bytes({e.key: str(e.value) for e in tensor.external_data}, path, where)
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
   try:

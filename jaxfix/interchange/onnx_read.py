@@ -44,7 +44,7 @@ def read(path: str | os.PathLike, *, channels_last: bool = False, mean: Sequence
   start = _start(file.input_shape, channels_last, str(path))
   require(len(mean) == len(std) == 1 or channels_last or len(start.shape) == 1, 'mean and std are for the last axis: '
           "give one number for images in the file's order, (channel, height, width), or channels_last=True.")
-  draft = Draft(fixed_batch=file.input_shape[0] == 1)
+  draft = Draft(fixed_batch=not start.batched or file.input_shape[0] == 1)
   values = {**file.constants, file.input: start, '': None}
   for node in file.nodes:
     arguments = [_value_of(name, values, node) for name in node.inputs]
