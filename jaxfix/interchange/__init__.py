@@ -12,6 +12,8 @@ __all__ = ('READERS', 'read_classifier')
 READERS = types.MappingProxyType({
   '.h5': 'jaxfix.interchange.keras_h5:read',
   '.hdf5': 'jaxfix.interchange.keras_h5:read',
+  '.nnet': 'jaxfix.interchange.nnet:read',
+  '.onnx': 'jaxfix.interchange.onnx_read:read',
   '.safetensors': 'jaxfix.interchange.checkpoint:load',
 })
 """Suffix -> function that reads a classifier from such a file."""
