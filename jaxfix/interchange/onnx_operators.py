@@ -320,6 +320,52 @@ def _global_average(draft: Draft, node: Node, x: Tensor) -> Value:
   return Value(draft.append('gap', node.name, [value.record]), (c,), (c, 1, 1), (0, 1, 2), True)
 
 
+def _pad(draft: Draft, node: Node, x: Tensor, pads: Tensor | None = None, fill: Tensor | None = None,
+         axes: Tensor | None = None) -> Value:
+  value = _image(draft, node, x)
+  pads = node.get('pads') if pads is None else _integers(node, pads, 'the padding')
+  fill = node.get('value', 0.) if fill is None else float(_floats(node, fill, 'the value').reshape(()))
+  if node.get('mode', 'constant') != 'constant' or fill != 0 or axes is not None or min(pads) < 0:
+    raise node.unsupported('only zeros, given for all axes')
+  batch, *pairs = zip(pads[:4], pads[4:], strict=True)
+  still = [axis for axis, pair in enumerate(pairs) if pair == (0, 0)]
+  if any(batch) or not still:
+    raise node.unsupported('padding of other than two axes')
+  last = value.order[-1] if value.order[-1] in still else still[0]
+  value = draft.laid_out(value, (*(axis for axis in range(3) if axis != last), last))
+  padding = tuple(pairs[axis] for axis in value.order[:2])
+  record = draft.append('zeropad', node.name, [value.record], {'padding': padding})
+  shape = tuple(n + sum(pair) for n, pair in zip(value.shape, pairs, strict=True))
+  return Value(record, tuple(shape[axis] for axis in value.order), shape, value.order, True)
+
+
+def _reduce(draft: Draft, node: Node, x: Tensor, axes: Tensor | None = None) -> Value:
+  """Mean, or maximum over two axes of an image."""
+  value, axes = _computed(node, x), _axes(node, axes)
+  if not axes:
+    raise node.unsupported('all axes at once')
+  gone = {_axis(node, axis, len(value.full_shape)) for axis in axes}
+  if 0 in gone:
+    value = draft.whole(node, value)
+  gone = {axis - value.batched for axis in gone}
+  left = [axis for axis in range(len(value.shape)) if axis not in gone]
+  is_global = value.batched and (len(gone), len(left)) == (2, 1)
+  if node.operator == 'ReduceMax' and not is_global:
+    raise node.unsupported('only over two axes of images')
+  value = draft.laid_out(value, (*sorted(gone), *left) if is_global else value.order)
+  if is_global:
+    kind, options = 'gmp' if node.operator == 'ReduceMax' else 'gap', {}
+  else:
+    kind, options = 'mean', {'axes': tuple(i for i, axis in enumerate(value.order) if axis in gone)}
+  record = draft.append(kind, node.name, [value.record], options)
+  stored = tuple(value.shape[axis] for axis in value.order if axis not in gone)
+  if node.get('keepdims', 1):
+    shape = tuple(1 if axis in gone else n for axis, n in enumerate(value.shape))
+    return Value(record, stored, shape, value.order, value.batched)
+  order = tuple(left.index(axis) for axis in value.order if axis not in gone)
+  return Value(record, stored, tuple(value.shape[axis] for axis in left), order, value.batched)
+
+
 # ---- Shapes
 
 
@@ -397,6 +443,36 @@ def _transpose(draft: Draft, node: Node, x: Tensor) -> Tensor:
   return Value(x.record, x.stored, shape, order, x.batched)
 
 
+def _slice(draft: Draft, node: Node, x: Tensor, starts: Tensor | None = None, ends: Tensor | None = None,
+           axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+  old = _full_shape(x)
+  if starts is None:  # before version 10
+    starts, ends, axes = node.get('starts'), node.get('ends'), node.get('axes')
+  else:
+    starts, ends = _integers(node, starts, 'the start'), _integers(node, ends, 'the end')
+    axes = None if axes is None else _integers(node, axes, 'the choice of axes')
+  steps = [1] * len(starts) if steps is None else _integers(node, steps, 'the step')
+  if min(steps, default=1) < 1:
+    raise node.unsupported('a negative step')
+  taken = [slice(0, n, 1) for n in old]
+  for axis, start, end, step in zip(range(len(starts)) if axes is None else axes, starts, ends, steps, strict=True):
+    axis = _axis(node, axis, len(old))
+    taken[axis] = slice(*slice(start, end, step).indices(old[axis]))
+  if isinstance(x, np.ndarray):
+    return x[tuple(taken)]
+  counts = [len(range(s.start, s.stop, s.step)) for s in taken]
+  require(min(counts) > 0, f'ONNX node {node.name!r} (Slice) takes nothing of {old}.', CorruptFileError)
+  if x.batched and taken[0] != slice(0, 1, 1):
+    x = draft.whole(node, x)
+  value = draft.laid_out(x, x.order)
+  shape, inner = tuple(counts[value.batched:]), taken[value.batched:]
+  options = {'starts': tuple(inner[axis].start for axis in value.order),
+             'stops': tuple(inner[axis].stop for axis in value.order),
+             'strides': tuple(inner[axis].step for axis in value.order)}
+  record = draft.append('slice', node.name, [value.record], options)
+  return Value(record, tuple(shape[axis] for axis in value.order), shape, value.order, value.batched)
+
+
 def _concat(draft: Draft, node: Node, *parts: Tensor) -> Tensor:
   axis = _axis(node, node.get('axis', 1), len(_full_shape(parts[0])))
   if all(isinstance(part, np.ndarray) for part in parts):
@@ -442,9 +518,13 @@ CONVERTERS = types.MappingProxyType({
   'MatMul': _matmul,
   'MaxPool': _pool,
   'Mul': _arithmetic('scale', 'x * c', 'x * c', np.multiply),
+  'Pad': _pad,
+  'ReduceMax': _reduce,
+  'ReduceMean': _reduce,
   'Relu': _activation('relu'),
   'Reshape': _reshape,
   'Sigmoid': _activation('sigmoid'),
+  'Slice': _slice,
   'Softmax': _softmax,
   'Squeeze': _squeeze,
   'Sub': _arithmetic('shift', 'x - c', 'c - x', np.subtract),

@@ -14,9 +14,10 @@ INPUT = 'input'
 MAKERS = types.MappingProxyType({
   'add': layers.Add, 'avgpool': layers.AvgPool, 'bn': layers.BatchNorm, 'concat': layers.Concat, 'conv': layers.Conv,
   'dense': layers.Dense, 'dropout': layers.Dropout, 'flatten': layers.Flatten, 'gap': layers.GlobalAvgPool,
-  'gmp': layers.GlobalMaxPool, 'maxpool': layers.MaxPool, 'relu': layers.Relu, 'reshape': layers.Reshape,
-  'scale': layers.Scale, 'shift': layers.Shift, 'sigmoid': layers.Sigmoid, 'softmax': layers.Softmax,
-  'tanh': layers.Tanh, 'transpose': layers.Transpose, 'zeropad': layers.ZeroPad})
+  'gmp': layers.GlobalMaxPool, 'maxpool': layers.MaxPool, 'mean': layers.Mean, 'relu': layers.Relu,
+  'reshape': layers.Reshape, 'scale': layers.Scale, 'shift': layers.Shift, 'sigmoid': layers.Sigmoid,
+  'slice': layers.Slice, 'softmax': layers.Softmax, 'tanh': layers.Tanh, 'transpose': layers.Transpose,
+  'zeropad': layers.ZeroPad})
 """Kind of a record -> module that takes its options."""
 
 _KNOW_TRAINING = ('bn', 'dropout')

@@ -194,6 +194,26 @@ class Transpose(nn.Module):
     return x.transpose(0, *(1 + axis for axis in self.axes))
 
 
+class Slice(nn.Module):
+  """Part of each sample: entries `starts[i]`, `starts[i] + strides[i]`, ... before `stops[i]` of axis i of a sample."""
+  starts: tuple[int, ...]
+  stops: tuple[int, ...]
+  strides: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return jax.lax.slice(x, (0, *self.starts), (x.shape[0], *self.stops), (1, *self.strides))
+
+
+class Mean(nn.Module):
+  """Mean over the axes `axes`, which vanish; 0 is the first axis after that of the batch."""
+  axes: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return x.mean(axis=tuple(1 + axis for axis in self.axes))
+
+
 class Shift(nn.Module):
   """A constant added or subtracted. Parameter `shift`, of the shape that is given.
 
@@ -267,7 +287,8 @@ class Layer:
 KINDS = {nn.Conv: 'conv', nn.Dense: 'dense', BatchNorm: 'bn', Relu: 'relu', Tanh: 'tanh', Sigmoid: 'sigmoid',
          Softmax: 'softmax', MaxPool: 'maxpool', AvgPool: 'avgpool', AdaptiveAvgPool: 'avgpool', GlobalAvgPool: 'gap',
          GlobalMaxPool: 'gmp', ZeroPad: 'zeropad', Flatten: 'flatten', Dropout: 'dropout', Add: 'add',
-         Concat: 'concat', Reshape: 'reshape', Transpose: 'transpose', Shift: 'shift', Scale: 'scale'}
+         Concat: 'concat', Reshape: 'reshape', Transpose: 'transpose', Slice: 'slice', Mean: 'mean',
+         Shift: 'shift', Scale: 'scale'}
 
 ACTIVATIONS = frozenset({'relu', 'tanh', 'sigmoid', 'softmax'})
 

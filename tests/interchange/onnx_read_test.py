@@ -244,6 +244,29 @@ class ImageTest(OnnxCase):
                       ('batch_stats/norm/var', 'v')):
       np.testing.assert_array_equal(weights[name], constants[key])
 
+  @parameterized.product(keepdims=(0, 1), axes=([2, 3], [1, 3], [-1], [1]))
+  def test_means(self, keepdims, axes):
+    start, end = node('Relu', 'x', 'u'), node('Flatten', 'v', 'y')
+    opsets = [v for v in (7, 11, 13) if min(axes) >= 0 or v >= 11]
+    mean = node('ReduceMean', 'u', 'v', axes=axes, keepdims=keepdims)
+    classifier = self.agrees([start, mean, end], ('n', 3, 4, 5), opsets=opsets)
+    self.assertIn('gap' if len(axes) == 2 else 'mean', self.kinds(classifier))
+    mean = node('ReduceMean', 'u a', 'v', keepdims=keepdims)
+    self.agrees([start, mean, end], ('n', 3, 4, 5), {'a': np.array(axes)}, [18])
+
+  def test_maximum_of_an_image(self):
+    maximum = node('ReduceMax', 'x', 'v', axes=[2, 3])
+    self.assertIn('gmp', self.kinds(self.agrees([maximum, FLAT], ('n', 3, 4, 5), opsets=[7, 11, 12, 13])))
+    self.agrees([node('ReduceMax', 'x a', 'v'), FLAT], ('n', 3, 4, 5), {'a': np.array([2, 3])}, [18, 20])
+
+  def test_padding(self):
+    pads = [0, 0, 1, 0, 0, 0, 2, 3]
+    c = self.agrees([node('Pad', 'x', 'v', pads=pads), FLAT], ('n', 2, 3, 4), opsets=[7])
+    self.assertIn(('Pad_v', 'zeropad', (('padding', ((1, 2), (0, 3))),), ('input_transpose',)), c.module.layers)
+    self.agrees([node('Pad', 'x p', 'v'), FLAT], ('n', 2, 3, 4), {'p': np.array(pads)}, [11, 13, 18, 19, 21])
+    pads = [0, 1, 0, 1, 0, 0, 0, 2]
+    self.agrees([node('Pad', 'x p f', 'v'), FLAT], (1, 2, 3, 4), {'p': np.array(pads), 'f': np.float32(0)}, [13])
+
   def network(self):
     """Normalization, two convolutions with a branch, pooling and two dense layers: nodes and constants."""
     nodes = [node('Sub', 'x mean', 'x0'), node('Div', 'x0 std', 'x1'),
@@ -340,6 +363,19 @@ class ShapeTest(OnnxCase):
     nodes = [node('Relu', 'x', 'a'), node('Tanh', 'x', 'b'), node('Concat', 'a b x', 'v', axis=axis), FLAT]
     self.agrees(nodes, ('n', 2, 3, 4))
 
+  @parameterized.parameters(
+    (('n', 4, 5), [1], [3], [1], None), (('n', 4, 5), [0, 1], [-1, 99], [1, -1], [2, 3]),
+    ((4, 5), [1, 2], [4, 5], None, None), ((1, 4, 5), [0], [1], [0], None))
+  def test_slice(self, input_shape, starts, ends, axes, steps):
+    end = node('Flatten', 'v', 'y', axis=1 if input_shape[0] in ('n', 1) else 0)
+    attributes = {'starts': starts, 'ends': ends} | ({'axes': axes} if axes else {})
+    if steps is None and min(axes or [0]) >= 0:
+      self.agrees([node('Slice', 'x', 'v', **attributes), end], input_shape, opsets=[7])
+    constants = {'s': np.array(starts), 'e': np.array(ends)}
+    constants |= {name: np.array(v) for name, v in (('a', axes), ('t', steps)) if v}
+    inputs = f'x s e {"a" if axes else "_"} {"t" if steps else "_"}'
+    self.agrees([node('Slice', inputs, 'v'), end], input_shape, constants, [10, 11, 13])
+
   def test_concat_without_a_batch_axis(self):
     self.agrees([node('Relu', 'x', 'a'), node('Concat', 'x a', 'y', axis=0)], (4,), opsets=[7, 11, 13])
     self.agrees([node('Relu', 'x', 'a'), node('Concat', 'x a', 'v', axis=0), node('Flatten', 'v', 'y', axis=0)], (1, 4),
@@ -414,12 +450,21 @@ class RefusedTest(OnnxCase):
     ('pool_indices', node('MaxPool', 'x', 'u v', kernel_shape=[2, 2]), "takes 'v', an output that is not computed"),
     ('negative_pads', node('Conv', 'x w', 'v', pads=[-1, 0, 0, 0]), 'negative padding'),
     ('computed_kernel', node('Conv', 'x x', 'v'), 'the kernel is computed'),
+    ('mean_of_all', node('ReduceMean', 'x', 'v'), 'all axes at once'),
+    ('mean_of_samples', node('ReduceMean', 'x', 'v', axes=[0]), 'it would mix the samples'),
+    ('maximum_of_rows', node('ReduceMax', 'x', 'v', axes=[2]), 'only over two axes'),
+    ('pads_of_ones', node('Pad', 'x p one', 'v'), 'only zeros'),
+    ('pads_of_edges', node('Pad', 'x p', 'v', mode='edge'), 'only zeros'),
+    ('pads_of_samples', node('Pad', 'x q', 'v'), 'padding of other than two axes'),
+    ('backwards', node('Slice', 'x e z a t', 'v'), 'a negative step'),
     ('training_norm', node('BatchNormalization', 'x s s s s', 'v m1 m2', training_mode=1), 'only inference'),
     ('old_softmax', node('Softmax', 'x', 'v', axis=1), 'along several axes', 11),
     ('image_as_output', node('Relu', 'x', 'y'), r'output of the network has shape \(1, 2, 4, 4\)'))
   def test_options_of_images(self, operation, message, opset=15):
     nodes = [operation] if 'y' in operation.output else [operation, FLAT]
-    constants = {'w': floats(2, 2, 1, 1), 's': floats(2)}
+    constants = {'w': floats(2, 2, 1, 1), 's': floats(2), 'p': np.array([0, 0, 0, 0, 0, 0, 1, 0]), 'one': np.float32(1),
+                 'q': np.array([1, 0, 0, 0, 0, 0, 0, 0]), 'e': np.array([3]), 'a': np.array([2]), 't': np.array([-1]),
+                 'z': np.array([0])}
     self.refuses(UnsupportedLayerError, message, nodes, ('n', 2, 4, 4), constants, opset)
 
   def test_the_batch_size(self):
