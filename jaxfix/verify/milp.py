@@ -41,7 +41,7 @@ class MilpOutcome:
   Attributes:
     verdict: 'safe' is the word of the solver. 'unsafe' is not: the network, evaluated in float64, violates the property
       at `counterexample`.
-    reason: why the verdict is 'unknown': 'time', 'memory', 'iterations', 'interrupted', or 'numerics' (some point is too
+    reason: why the verdict is 'unknown': 'time', 'memory', 'iterations', 'interrupted', or 'numerics' (an input is too
       close to violation to tell, or the solver claims one that float64 does not confirm); else ''.
     counterexample: `[n]` float64, in the set, for 'unsafe' only.
     seconds: wall time.
@@ -168,7 +168,7 @@ class _Encoding:
 
 
 def _violation(encoding: _Encoding, clause: Clause) -> LinearProgram:
-  """max t such that g y >= h + t in all rows of the clause; infeasible where it clearly holds. t is the last variable."""
+  """max t such that g y >= h + t in all rows of the clause; infeasible if it clearly holds. t is the last variable."""
   margin = _MARGIN * max(1., encoding.largest)
   rows = encoding.logits @ clause.g.T
   whole = encoding.program(np.zeros(len(encoding.lower)))
