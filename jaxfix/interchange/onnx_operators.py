@@ -14,6 +14,9 @@ from jaxfix.interchange.onnx_draft import Draft, Value, channels_last
 from jaxfix.interchange.onnx_file import Node
 
 Tensor = Value | np.ndarray
+_BATCH = np.iinfo(np.int64).min
+"""Stands for the number of samples in the shape of a tensor, where the file leaves it open."""
+
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -30,6 +33,8 @@ def _floats(node: Node, array: Any, what: str) -> np.ndarray:
 def _integers(node: Node, array: Any, what: str) -> list[int]:
   if not isinstance(array, np.ndarray) or array.dtype.kind != 'i':
     raise node.unsupported(f'{what} is not a constant of integers')
+  if (array == _BATCH).any():
+    raise node.unsupported(f'{what} depends on the number of samples')
   return [int(i) for i in array.reshape(-1)]
 
 
@@ -92,7 +97,7 @@ def _gemm(draft: Draft, node: Node, a: Tensor, b: Tensor, c: Tensor | None = Non
 
 def _rounded(draft: Draft, node: Node, exact: np.ndarray) -> np.ndarray:
   """Arithmetic on constants, done in float64, as float32; a note says where that changes the function."""
-  result = exact.astype(np.float32)
+  result = np.asarray(exact, np.float32)
   if not np.array_equal(result, exact, equal_nan=True):
     draft.notes.append(f'Constants that node {node.name!r} combines were rounded to float32.')
   return result
@@ -385,8 +390,32 @@ def _as_shape(draft: Draft, node: Node, x: Tensor, shape: Sequence[int], keeps_b
   return x.reshape(shape)
 
 
+def _shape(draft: Draft, node: Node, x: Tensor) -> np.ndarray:
+  shape = np.array(_full_shape(x), np.int64)
+  if isinstance(x, Value) and x.batched and not draft.fixed_batch:
+    shape[0] = _BATCH
+  return shape[node.get('start'):node.get('end')]
+
+
+def _gather(draft: Draft, node: Node, x: Tensor, index: Tensor) -> np.ndarray:
+  if not isinstance(x, np.ndarray):
+    raise node.unsupported('a choice of entries that depend on the input')
+  axis = _axis(node, node.get('axis', 0), x.ndim)
+  return np.asarray(np.take(x, np.array(_integers(node, index, 'the choice')).reshape(index.shape), axis))
+
+
+def _cast(draft: Draft, node: Node, x: Tensor) -> np.ndarray:
+  int32, int64 = 6, 7  # TensorProto.DataType
+  if not isinstance(x, np.ndarray) or x.dtype.kind != 'i' or node.get('to') not in (int32, int64):
+    raise node.unsupported('a change of type of other than integers')
+  return x  # one type of integers is as good as another here
+
+
 def _reshape(draft: Draft, node: Node, x: Tensor, target: Tensor) -> Tensor:
-  target, old = _integers(node, target, 'the shape'), _full_shape(x)
+  old = _full_shape(x)
+  if isinstance(x, Value) and isinstance(target, np.ndarray) and target.size and target.flat[0] == _BATCH:
+    target = np.array([old[0], *target.flat[1:]])  # the number of samples as before
+  target = _integers(node, target, 'the shape')
   if 0 in target and node.get('allowzero', 0):
     raise node.unsupported('an axis of size 0')
   shape = [old[i] if n == 0 else n for i, n in enumerate(target)]
@@ -505,6 +534,7 @@ CONVERTERS = types.MappingProxyType({
   'Add': _arithmetic('shift', 'x + c', 'x + c', np.add),
   'AveragePool': _pool,
   'BatchNormalization': _batch_norm,
+  'Cast': _cast,
   'Clip': _clip,
   'Concat': _concat,
   'Constant': _constant,
@@ -512,6 +542,7 @@ CONVERTERS = types.MappingProxyType({
   'Div': _arithmetic('scale', 'x / c', None, np.divide),
   'Dropout': _dropout,
   'Flatten': _flatten,
+  'Gather': _gather,
   'Gemm': _gemm,
   'GlobalAveragePool': _global_average,
   'Identity': lambda draft, node, x: x,
@@ -523,6 +554,7 @@ CONVERTERS = types.MappingProxyType({
   'ReduceMean': _reduce,
   'Relu': _activation('relu'),
   'Reshape': _reshape,
+  'Shape': _shape,
   'Sigmoid': _activation('sigmoid'),
   'Slice': _slice,
   'Softmax': _softmax,

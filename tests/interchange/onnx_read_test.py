@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from jaxfix import interchange
 from jaxfix.classifier import flat_weights
 from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, JaxfixError, UnsupportedLayerError
-from jaxfix.interchange import onnx_read
-from tests.interchange import onnx_files
+from jaxfix.interchange import onnx_read, onnx_write
+from tests.interchange import onnx_files, onnx_random
 from tests.interchange.onnx_files import node, versions, write
 from tests.networks import quick_jit
 from tests.shared_data import shared_data
@@ -47,11 +47,13 @@ class OnnxCase(parameterized.TestCase):
       classifier = self.agrees_on_file(**options)
     return classifier
 
-  def agrees_on_file(self, seed=0, atol=1e-5, **options):
+  def agrees_on_file(self, relative_to_largest=False, **options):
+    """Reads the file and compares with onnxruntime to 1e-5, absolute and relative to each logit or the largest."""
     classifier = onnx_read.read(self.path, **options)
-    x = floats(3, *classifier.input_shape, seed=seed)
+    x = floats(3, *classifier.input_shape)
     theirs = onnx_files.run(self.path, x.transpose(0, 3, 1, 2) if options.get('channels_last') else x)
     self.assertEqual(classifier.num_classes, theirs.shape[1])
+    atol = 1e-5 * max(1, np.abs(theirs).max()) if relative_to_largest else 1e-5
     np.testing.assert_allclose(_logits(classifier, x), theirs, atol=atol, rtol=1e-5)
     return classifier
 
@@ -152,6 +154,8 @@ class ArithmeticTest(OnnxCase):
     classifier = self.agrees(nodes, ('n', 4), constants, [7, 13])
     np.testing.assert_array_equal(classifier.params['MatMul_u']['bias'], [4, 10, 1.5])
     self.assertEqual(classifier.module.notes, ())
+    scalars = {'a': np.float32(2), 'b': np.float32(3)}
+    self.agrees(nodes, ('n', 4), constants | scalars, [13])
     constants['a'] = constants['b'] = np.float32([0.1, 0.2, 0.3])
     self.assertLen(self.agrees(nodes, ('n', 4), constants, [13]).module.notes, 1)
 
@@ -338,6 +342,19 @@ class ShapeTest(OnnxCase):
       nodes.append(FLAT)
     self.agrees(nodes, input_shape, constants, opsets)
 
+  @parameterized.parameters('n', 1)
+  def test_shapes_that_are_computed(self, batch):
+    """How PyTorch used to write `x.view(x.size(0), -1)`, and the form with everything spelled out."""
+    view = [node('Shape', 'x', 's'), node('Gather', 's zero', 'n', axis=0), node('Cast', 'n', 'c', to=7)]
+    end = [node('Concat', 'u minus', 't', axis=0), node('Reshape', 'x t', 'y')]
+    constants = {'zero': np.array(0), 'minus': np.array([-1])}
+    self.agrees([*view, node('Unsqueeze', 'c', 'u', axes=[0]), *end], (batch, 2, 3), constants, [7, 9, 11])
+    constants['axes'] = np.array([0])
+    self.agrees([*view, node('Unsqueeze', 'c axes', 'u'), *end], (batch, 2, 3), constants, [13, 19, 21])
+    whole = [node('Shape', 'x', 's', start=1, end=3), node('Shape', 'x', 'b', end=1),
+             node('Concat', 'b s', 't', axis=0), node('Relu', 'x', 'r'), node('Reshape', 'r t', 'v'), FLAT]
+    self.agrees(whole, (batch, 2, 3), {}, [15, 19, 21])
+
   @parameterized.parameters(
     (('n', 2, 3, 4), 1), ((1, 2, 3, 4), 0), (('n', 1, 1, 4), 3), ((2, 3, 1), 0), (('n', 2, 3), -2))
   def test_flatten(self, input_shape, axis):
@@ -417,6 +434,19 @@ class ShapeTest(OnnxCase):
     self.assertEqual(self.kinds(onnx_read.read(self.path)), ['relu'])
 
 
+class RandomNetworksTest(OnnxCase):
+
+  @parameterized.product(seed=tuple(range(10)), channels_last=(False, True))
+  def test_read_and_written_again(self, seed, channels_last):
+    nodes, shape, constants = onnx_random.network(2 * seed + channels_last)
+    write(self.path, nodes, ('n', *shape), constants)
+    classifier = self.agrees_on_file(channels_last=channels_last, relative_to_largest=True)
+    x = floats(3, *classifier.input_shape)
+    reference = np.asarray(_logits(classifier, x))
+    onnx_write.write(self.path, classifier)
+    np.testing.assert_allclose(onnx_files.run(self.path, x), reference, atol=1e-5 * max(1, np.abs(reference).max()))
+
+
 class RefusedTest(OnnxCase):
 
   @parameterized.named_parameters(
@@ -436,6 +466,8 @@ class RefusedTest(OnnxCase):
     ('batch_joined', node('Concat', 'x x', 'y', axis=0), 'it would mix the samples'),
     ('joined_constant', node('Concat', 'x w', 'y', axis=1), 'it joins a constant'),
     ('tensor_of_matrices', node('MatMul', 'x w3', 'y'), r'a constant of shape \(2, 4, 4\)'),
+    ('entries', node('Gather', 'x flat', 'y'), 'a choice of entries'),
+    ('type', node('Cast', 'x', 'y', to=1), 'a change of type'),
     ('nothing', node('Identity', 'x', 'y'), 'no layers'),
     ('no_image', node('GlobalAveragePool', 'x', 'y'), 'only images'),
     ('training', node('Dropout', 'x _ yes', 'y'), 'training mode'))
@@ -474,6 +506,12 @@ class RefusedTest(OnnxCase):
     self.refuses(UnsupportedLayerError, 'must be fixed', convolution, ('n', 2, 'h', 'w'), {'w': floats(2, 2, 1, 1)})
     self.refuses(UnsupportedLayerError, 'must be fixed', [node('Relu', 'x', 'y')], ('n',))
     self.refuses(UnsupportedLayerError, r'input has shape \(\)', [node('Relu', 'x', 'y')], ())
+
+  def test_shapes_with_the_number_of_samples_elsewhere(self):
+    nodes = [node('Shape', 'x', 's'), node('Gather', 's zero', 'n'), node('Concat', 'minus n', 't', axis=0),
+             node('Reshape', 'x t', 'y')]
+    self.refuses(UnsupportedLayerError, 'the shape depends on the number of samples', nodes,
+                 constants={'zero': np.array([0]), 'minus': np.array([-1])})
 
   def test_inputs_and_outputs(self):
     two = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['n', 4]) for name in ('x', 'z')]
