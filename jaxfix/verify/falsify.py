@@ -1,0 +1,63 @@
+"""The search for counterexamples: gradient ascent from many starts, and exact confirmation of what it finds."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfix import devices
+from jaxfix.verify import checker
+from jaxfix.verify.graph import Graph, evaluate
+from jaxfix.verify.spec import Box, Clause, Property
+
+
+def attack(graph: Graph, p: Property, *, key: jax.Array, starts: int = 256, steps: int = 40) -> np.ndarray:
+  """Inputs `[clauses * starts, n]` float64 of the box of a property, driven towards violating each of its clauses.
+
+  Signed gradient ascent on the smallest g y - h of a clause (all rows of a clause must fail), with a step of a quarter
+  of the box that shrinks to a thousandth of it.
+
+  Args:
+    graph: of the network.
+    p: property on a box.
+    key: consumed; one stream a clause.
+    starts: random starts for each clause.
+    steps: of ascent.
+  """
+  box: Box = p.inputs
+  lower, upper = box.lower.astype(np.float32), box.upper.astype(np.float32)
+  found = [_ascend(graph, lower, upper, c.g.astype(np.float32), c.h.astype(np.float32), jax.random.fold_in(key, i),
+                   starts, steps) for i, c in enumerate(p.clauses)]
+  return np.concatenate([np.asarray(x, np.float64) for x in found])
+
+
+@functools.partial(devices.jit, static_argnames=('starts', 'steps'))
+def _ascend(graph: Graph, lower: jax.Array, upper: jax.Array, g: jax.Array, h: jax.Array, key: jax.Array, starts: int,
+            steps: int) -> jax.Array:
+  def violation(x):
+    return (g @ evaluate(graph, x)[-1].reshape(-1) - h).min()
+
+  def step(x, size):
+    return jnp.clip(x + size * (upper - lower) * jnp.sign(jax.vmap(jax.grad(violation))(x)), lower, upper), None
+
+  x = lower + (upper - lower) * jax.random.uniform(key, (starts, lower.shape[0]))
+  return jax.lax.scan(step, x, jnp.geomspace(0.25, 1e-3, steps))[0]
+
+
+def confirm(network: tuple[checker.Op, ...], box: Box, clauses: tuple[Clause, ...],
+            candidates: np.ndarray) -> np.ndarray | None:
+  """The first of a few candidates `[p, n]` that lies in the box and violates a clause in exact arithmetic, or None.
+
+  A candidate is rounded to the nearest float32 that is in the box, where there is one, since float32 is what networks
+  are run on.
+  """
+  x = np.clip(candidates, box.lower, box.upper)
+  single = x.astype(np.float32)
+  inwards = np.where(single > box.upper, np.nextafter(single, np.float32(-np.inf)),
+                     np.where(single < box.lower, np.nextafter(single, np.float32(np.inf)), single)).astype(np.float64)
+  x = np.where((inwards >= box.lower) & (inwards <= box.upper), inwards, x)
+  if not len(x):
+    return None
+  stated = tuple(checker.Clause(c.g, c.h, c.strict) for c in clauses)
+  bad = np.flatnonzero(~checker.holds_exactly(network, stated, x))
+  return x[bad[0]] if len(bad) else None
