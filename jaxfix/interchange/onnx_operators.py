@@ -14,10 +14,10 @@ from jaxfix.interchange.onnx_draft import Draft, Value, channels_last
 from jaxfix.interchange.onnx_file import Node
 
 Tensor = Value | np.ndarray
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
 _BATCH = np.iinfo(np.int64).min
 """Stands for the number of samples in the shape of a tensor, where the file leaves it open."""
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def _floats(node: Node, array: Any, what: str) -> np.ndarray:

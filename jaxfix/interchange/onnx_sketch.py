@@ -38,10 +38,11 @@ Operand = Value | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-  """An operation; its output has its name."""
+  """An operation; its first output has its name."""
   operator: str
   name: str
   inputs: tuple[str, ...]
+  outputs: tuple[str, ...]
   attributes: Mapping[str, Any]
 
 
@@ -65,7 +66,7 @@ class Sketch:
     return UnsupportedLayerError(f'Layer {self.scope!r} cannot be written as ONNX: {what}.')
 
   def add(self, operator: str, inputs: Sequence[str | np.ndarray], **attributes: Any) -> str:
-    """Adds a node; arrays among its inputs become constants. Returns the name of its output."""
+    """Adds a node; arrays among its inputs become constants. Returns the name of its first output."""
     name = first = f'{self.scope}/{operator}' if self.scope else operator
     count = 1
     while name in self.nodes:
@@ -77,8 +78,13 @@ class Sketch:
         self.constants[f'{name}/constant{i}'] = np.ascontiguousarray(given)
         given = f'{name}/constant{i}'
       names.append(given)
-    self.nodes[name] = Node(operator, name, tuple(names), attributes)
+    self.nodes[name] = Node(operator, name, tuple(names), (name,), attributes)
     return name
+
+  def second_output(self, name: str) -> str:
+    """Asks for the second output of a node, and returns its name."""
+    self.nodes[name] = dataclasses.replace(self.nodes[name], outputs=(name, f'{name}/second'))
+    return f'{name}/second'
 
   def ordered(self, value: Value, order: Sequence[int]) -> str:
     """The tensor of `value` with its axes in another order."""
@@ -98,7 +104,7 @@ class Sketch:
     """The nodes that the tensor `output` depends on, in order."""
     wanted, found = {output}, []
     for node in reversed(self.nodes.values()):
-      if node.name in wanted:
+      if wanted.intersection(node.outputs):
         found.append(node)
         wanted.update(node.inputs)
     return found[::-1]
@@ -127,6 +133,13 @@ def _elementwise(operator: str) -> Converter:
       inputs.append(constant.transpose(order) if constant.ndim else constant)
     return Value(sketch.add(operator, inputs), shape, order)
   return convert
+
+
+def _select(sketch: Sketch, operands: Sequence[Operand], params: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
+  which, if_false, if_true = operands if len(operands) == 3 else (None, None, None)
+  if not isinstance(which, Value):
+    raise sketch.unsupported('a choice that does not depend on the input, or among more than two')
+  return _elementwise('Where')(sketch, [which, if_true, if_false], params, shape)
 
 
 def _max(sketch: Sketch, operands: Sequence[Operand], params: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
@@ -190,6 +203,18 @@ def _window(sketch: Sketch, x: Value, params: Mapping[str, Any]) -> tuple[str, t
 def _max_pool(sketch: Sketch, operands: Sequence[Operand], params: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
   tensor, order, attributes = _window(sketch, operands[0], params)
   return Value(sketch.add('MaxPool', [tensor], **attributes), shape, order)
+
+
+def _choose_by_max(sketch: Sketch, operands: Sequence[Operand], params: Mapping[str, Any],
+                   shape: tuple[int, ...]) -> Value:
+  """Entries of the first operand from where the second has the maxima of its windows: the derivative of a pooling."""
+  chosen, by = operands
+  if params['select_prim'].name != 'ge' or not all(isinstance(v, Value) for v in operands):
+    raise sketch.unsupported('the derivative of a pooling other than that of a maximum')
+  tensor, order, attributes = _window(sketch, by, params)
+  index = sketch.second_output(sketch.add('MaxPool', [tensor], **attributes))  # among all entries, samples included
+  flat = sketch.add('Reshape', [sketch.ordered(chosen, order), np.array([-1])])
+  return Value(sketch.add('Gather', [flat, index], axis=0), shape, order)
 
 
 def _sum_pool(sketch: Sketch, operands: Sequence[Operand], params: Mapping[str, Any], shape: tuple[int, ...]) -> Value:
@@ -301,10 +326,15 @@ CONVERTERS = types.MappingProxyType({
   'copy': _same,
   'div': _divide,
   'dot_general': _dot,
+  'eq': _elementwise('Equal'),
   'exp': _elementwise('Exp'),
   'expand_dims': _reshape,
+  'ge': _elementwise('GreaterOrEqual'),
+  'gt': _elementwise('Greater'),
+  'le': _elementwise('LessOrEqual'),
   'log': _elementwise('Log'),
   'logistic': _elementwise('Sigmoid'),
+  'lt': _elementwise('Less'),
   'max': _max,
   'min': _elementwise('Min'),
   'mul': _elementwise('Mul'),
@@ -316,6 +346,8 @@ CONVERTERS = types.MappingProxyType({
   'reduce_window_max': _max_pool,
   'reduce_window_sum': _sum_pool,
   'reshape': _reshape,
+  'select_and_gather_add': _choose_by_max,
+  'select_n': _select,
   'slice': _slice,
   'squeeze': _reshape,
   'stack': _stack,

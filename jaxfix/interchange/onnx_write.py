@@ -1,7 +1,8 @@
 """Classifiers as ONNX files, which is how a repaired model is deployed: any program that runs ONNX runs them.
 
-The network is traced, so that every Flax module made of the operations in `onnx_sketch` can be written, not only our
-own. What does not depend on the input (the scale of a batch normalization, say) is computed here and stored.
+The network is traced, so that every Flax module made of the operations in `onnx_sketch` can be written: our own,
+imported ones, decoupled ones (`models.decoupled`). Unlike `verify.graph`, which takes poolings apart for bounds, this
+keeps them whole, because runtimes and readers have operators for them. What does not depend on the input (the scale of a batch normalization, say) is computed here and stored.
 """
 import os
 import types
@@ -102,8 +103,8 @@ def _model(onnx: types.ModuleType, sketch: Sketch, output: str, classifier: Clas
   """The nodes that the tensor `output` needs, as an `onnx.ModelProto`."""
   found = sketch.needed(output)
   named = lambda tensor: OUTPUT if tensor == output else tensor
-  nodes = [onnx.helper.make_node(node.operator, list(map(named, node.inputs)), [named(node.name)], node.name,
-                                 **node.attributes) for node in found]
+  nodes = [onnx.helper.make_node(node.operator, list(map(named, node.inputs)), list(map(named, node.outputs)),
+                                 node.name, **node.attributes) for node in found]
   used = {name for node in found for name in node.inputs}
   constants = [onnx.numpy_helper.from_array(array, name) for name, array in sketch.constants.items() if name in used]
   tensor = lambda name, shape: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['n', *shape])

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxfix.classifier import Classifier, flat_weights
 from jaxfix.errors import BadInputError, JaxfixError, OutputError, UnsupportedLayerError
 from jaxfix.interchange import onnx_read, onnx_write
-from jaxfix.models import layer_graph, layers
+from jaxfix.models import decoupled, layer_graph, layers
 from tests.interchange import onnx_files
 from tests.networks import filled, images, network, quick_jit
 from tests.shared_data import shared_data
@@ -167,6 +167,20 @@ class LayerGraphTest(WriteCase):
     for ours, theirs in zip(flat_weights(again.variables).values(), flat_weights(original.variables).values(),
                             strict=True):
       np.testing.assert_array_equal(ours, theirs)
+
+
+class DecoupledTest(WriteCase):
+
+  @parameterized.parameters(('mlp', (4,), 'fc2', {}), ('lenet5', (8, 8, 1), 'conv2', {'variant': 'small'}))
+  def test_repaired_values_go_through_the_decisions_of_before(self, name, input_shape, layer, options):
+    base = network(name, input_shape, **options)
+    rng = np.random.default_rng(0)
+    value = jax.tree.map(lambda w: w + rng.normal(size=w.shape).astype(np.float32) / 5, dict(base.params[layer]))
+    classifier = decoupled.decouple(base, layer, value)
+    self.agrees(classifier, n=20, reads_back=False)
+    x = images(input_shape, 20)
+    changed = np.abs(np.asarray(_logits(classifier, x)) - _logits(base, x))
+    self.assertGreater(changed.max(axis=1).min(), 1e-3)
 
 
 class Foreign(nn.Module):
