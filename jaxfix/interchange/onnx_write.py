@@ -2,7 +2,8 @@
 
 The network is traced, so that every Flax module made of the operations in `onnx_sketch` can be written: our own,
 imported ones, decoupled ones (`models.decoupled`). Unlike `verify.graph`, which takes poolings apart for bounds, this
-keeps them whole, because runtimes and readers have operators for them. What does not depend on the input (the scale of a batch normalization, say) is computed here and stored.
+keeps them whole, because runtimes and readers have operators for them. What does not depend on the input (the scale of
+a batch normalization, say) is computed here and stored.
 """
 import os
 import types
