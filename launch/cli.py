@@ -22,16 +22,23 @@ def _refuse(message: str) -> int:
   return 2
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
   """Runs `main()` under absl and exits: 0 or what it returns; 2 with one line for a `JaxfixError` or a bad flag; 130
-  when interrupted. Any other exception is a defect and keeps its traceback."""
+  when interrupted. Any other exception is a defect and keeps its traceback.
+
+  Args:
+    main: of the program.
+    arguments: names of what must follow the options' name=value, handed to `main` in this order.
+  """
 
   def guarded(argv: Sequence[str]) -> int | None:
-    if len(argv) > 1:
-      return _refuse(f'unexpected argument {argv[1]!r}; options are written --name=value')
+    if len(argv) > 1 + len(arguments):
+      return _refuse(f'unexpected argument {argv[1 + len(arguments)]!r}; options are written --name=value')
+    if len(argv) < 1 + len(arguments):
+      return _refuse(f'missing argument: {" ".join(arguments)}')
     absl_logging.set_verbosity(absl_logging.WARNING)   # libraries announce themselves at INFO
     try:
-      return main()
+      return main(*argv[1:])
     except JaxfixError as e:
       return _refuse(e)
     except KeyboardInterrupt:

@@ -60,7 +60,12 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
   search = _Search(graph, form, p, strength)
   outcome = functools.partial(Outcome, engine='branch and bound')
   done = lambda: {'num_boxes': search.num_boxes, 'decided': search.decided, 'seconds': time.monotonic() - start}
-  found = search.confirm(falsify.attack(graph, Property(search.box, p.clauses), key=key))
+  # Easy cases first, before anything is compiled.
+  found = search.confirm(falsify.samples(search.box, key=jax.random.fold_in(key, 0)))
+  if found is None and search.proves_root():
+    return outcome(Verdict.PROVED, evidence=('splits', search.tree()), strength=strength, **done())
+  if found is None:
+    found = search.confirm(falsify.attack(graph, Property(search.box, p.clauses), key=jax.random.fold_in(key, 1)))
   if found is not None:
     return outcome(Verdict.REFUTED, counterexample=found, **done())
   while search.open:
@@ -68,7 +73,7 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
       return outcome(Verdict.UNKNOWN, 'time', **done())
     if search.num_boxes > most_boxes:
       return outcome(Verdict.UNKNOWN, 'memory', **done())
-    found = search.step(start + time_limit_s)
+    found = search.step()
     if found is not None:
       return outcome(Verdict.REFUTED, counterexample=found, **done())
     if search.too_narrow:
@@ -102,7 +107,14 @@ class _Search:
     self.clause_of = np.repeat(np.arange(len(p.clauses)), [len(c.h) for c in p.clauses])
     self.num_boxes, self.decided, self.too_narrow = 0, 0., False
 
-  def step(self, deadline: float) -> np.ndarray | None:
+  def proves_root(self) -> bool:
+    """Whether the checker's bounds prove the whole box at once."""
+    self.num_boxes += 1
+    holds = checker.boxes_hold(self.network, self.clauses, self.box.lower[None], self.box.upper[None], self.float32)
+    self.decided = float(holds[0])
+    return bool(holds[0])
+
+  def step(self) -> np.ndarray | None:
     """Decides or cuts one batch of open boxes; a counterexample, if one turned up."""
     size = BATCHES[1] if len(self.open) >= 4 * BATCHES[0] else BATCHES[0]
     batch, self.open = self.open[-size:], self.open[:-size]

@@ -11,6 +11,15 @@ from jaxfix.verify.graph import Graph, evaluate
 from jaxfix.verify.spec import Box, Clause, Property
 
 
+def samples(box: Box, *, key: jax.Array, number: int = 4096) -> np.ndarray:
+  """Inputs `[p, n]` float64 of a box: its centre, up to 64 of its corners, and `number` at random. `key` is consumed."""
+  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+  corners = rng.integers(0, 2, (64, box.dimension)) if box.dimension > 6 else (
+    np.arange(2 ** box.dimension)[:, None] >> np.arange(box.dimension) & 1)
+  share = np.concatenate([np.full((1, box.dimension), 0.5), corners, rng.random((number, box.dimension))])
+  return box.lower + share * (box.upper - box.lower)
+
+
 def attack(graph: Graph, p: Property, *, key: jax.Array, starts: int = 256, steps: int = 40) -> np.ndarray:
   """Inputs `[clauses * starts, n]` float64 of the box of a property, driven towards violating each of its clauses.
 

@@ -1,0 +1,101 @@
+"""Decides whether a network satisfies a specification.
+
+  python -m launch.verify --model=net.onnx --spec=prop.vnnlib --timeout=60 --certificate=proof.npz
+
+Prints PROVED, REFUTED with a counterexample, or UNKNOWN with the reason, and exits with 0, 1 or 3 (2 is a mistake in
+the input). A counterexample violates the property in exact arithmetic, and in onnxruntime on the file itself, where
+that is installed. --certificate writes a proof that `launch.check_certificate` checks without trusting this program.
+"""
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from jaxfix import interchange
+from jaxfix.errors import Unadaptable, UnsupportedLayerError
+from jaxfix.interchange import vnnlib
+from jaxfix.verify import branch_and_bound, certificate
+from jaxfix.verify import decide as decisions
+from jaxfix.verify.graph import trace
+from jaxfix.verify.spec import Spec
+from jaxfix.verify.verdict import Outcome, Verdict
+from launch import cli
+
+_MODEL = flags.DEFINE_string('model', None, f'Network: {", ".join(interchange.READERS)}.', required=True)
+_SPEC = flags.DEFINE_string('spec', None, 'Specification: VNN-LIB 1.0 (.vnnlib).', required=True)
+_TIMEOUT = flags.DEFINE_float('timeout', 600., 'Seconds for the whole specification.', lower_bound=1e-3)
+_CERTIFICATE = flags.DEFINE_string('certificate', None, 'File (.npz) for the proof.')
+_STRENGTH = flags.DEFINE_enum('strength', 'real', ['real', 'float32'], 'What is proved: the network as a function of '
+                              'the reals, or every float32 evaluation of it.')
+_ENGINE = flags.DEFINE_enum('engine', 'auto', list(decisions.ENGINES), 'How boxes are decided.')
+_VNNCOMP = flags.DEFINE_bool('vnncomp', False, "The competition's words: unsat, sat, unknown, timeout.")
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the search for counterexamples.', lower_bound=0)
+
+_EXIT = {Verdict.PROVED: 0, Verdict.REFUTED: 1, Verdict.UNKNOWN: 3}
+_WORDS = {Verdict.PROVED: 'unsat', Verdict.REFUTED: 'sat', Verdict.UNKNOWN: 'unknown'}
+
+
+def _say(verdict: Verdict, reason: str, detail: str = '') -> int:
+  if _VNNCOMP.value:
+    print('timeout' if reason == 'time' else _WORDS[verdict], flush=True)
+  else:
+    print(verdict.name + (f' ({reason})' if reason else '') + (f': {detail}' if detail else ''), flush=True)
+  return _EXIT[verdict]
+
+
+def _replays(spec: Spec, x: np.ndarray) -> bool | None:
+  """Whether onnxruntime finds a violation at `x` `[n]` on the file itself; None where it cannot be asked."""
+  if pathlib.Path(_MODEL.value).suffix != '.onnx' or importlib.util.find_spec('onnxruntime') is None:
+    return None
+  import onnxruntime
+  session = onnxruntime.InferenceSession(_MODEL.value, providers=['CPUExecutionProvider'])
+  entry = session.get_inputs()[0]
+  shape = [d if isinstance(d, int) else 1 for d in entry.shape]
+  y = np.asarray(session.run(None, {entry.name: x.astype(np.float32).reshape(shape)})[0], np.float64).reshape(-1)
+  return any(bool(p.inputs.contains(x)) and not bool(p.holds(y)) for p in spec)
+
+
+def main() -> int:
+  spec = vnnlib.read(_SPEC.value)
+  try:
+    classifier = interchange.read_classifier(_MODEL.value)
+    graph = trace(classifier)
+    if not _VNNCOMP.value:
+      print(f'{graph.num_inputs} inputs, {graph.num_outputs} outputs, {len(spec)} properties; may need up to '
+            f'{branch_and_bound.expected_bytes(graph) / 2**30:.1f} GiB', flush=True)
+    decision = decisions.decide(classifier, spec, key=jax.random.key(_SEED.value), time_limit_s=_TIMEOUT.value,
+                                strength=_STRENGTH.value, engine=_ENGINE.value, on_outcome=_report)
+  except (UnsupportedLayerError, Unadaptable) as e:
+    return _say(Verdict.UNKNOWN, 'operator', str(e))
+  verdict, reason = decision.verdict, decision.reason
+  if verdict is Verdict.REFUTED:
+    x = decision.outcomes[-1].counterexample
+    agreed = _replays(spec, x)
+    if agreed is False:
+      return _say(Verdict.UNKNOWN, 'numerics', 'a violation in exact arithmetic is none in onnxruntime')
+    code = _say(verdict, '', f'the property fails in exact arithmetic{" and in onnxruntime" if agreed else ""} at')
+    y = np.asarray(classifier.logits(x.astype(np.float32).reshape(1, *classifier.input_shape))).reshape(-1)
+    pairs = [f'({name}_{i} {v:.17g})' for name, values in (('X', x), ('Y', y)) for i, v in enumerate(values.tolist())]
+    print('(' + '\n'.join(pairs) + ')')
+    return code
+  if verdict is Verdict.PROVED and decision.certificate is not None and _CERTIFICATE.value:
+    certificate.save(_CERTIFICATE.value, decision.certificate)
+  detail = f'{decision.seconds:.1f} s'
+  if verdict is Verdict.PROVED:
+    solver = any(o.strength == 'solver' for o in decision.outcomes)
+    detail += ', by the word of a solver; there is no certificate' if solver else f', {_STRENGTH.value}' + (
+      f', certificate in {_CERTIFICATE.value}' if _CERTIFICATE.value else '')
+  return _say(verdict, reason, detail)
+
+
+def _report(i: int, outcome: Outcome) -> None:
+  if not _VNNCOMP.value:
+    reason = f' ({outcome.reason}; {outcome.decided:.1%} of the inputs proven)' if outcome.reason else ''
+    print(f'property {i}: {outcome.verdict.value}{reason}, {outcome.num_boxes} boxes, {outcome.seconds:.1f} s, '
+          f'{outcome.engine}', flush=True)
+
+
+if __name__ == '__main__':
+  cli.run(main)
