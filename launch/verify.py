@@ -75,7 +75,7 @@ def main() -> int:
     agreed = _replays(spec, x)
     if agreed is False:
       return _say(Verdict.UNKNOWN, 'numerics', 'a violation in exact arithmetic is none in onnxruntime')
-    code = _say(verdict, '', f'the property fails in exact arithmetic{" and in onnxruntime" if agreed else ""} at')
+    code = _say(verdict, '', f'in exact arithmetic{" and in onnxruntime" if agreed else ""}, at')
     y = np.asarray(classifier.logits(x.astype(np.float32).reshape(1, *classifier.input_shape))).reshape(-1)
     pairs = [f'({name}_{i} {v:.17g})' for name, values in (('X', x), ('Y', y)) for i, v in enumerate(values.tolist())]
     print('(' + '\n'.join(pairs) + ')')

@@ -12,7 +12,7 @@ from jaxfix.verify.spec import Box, Clause, Property
 
 
 def samples(box: Box, *, key: jax.Array, number: int = 4096) -> np.ndarray:
-  """Inputs `[p, n]` float64 of a box: its centre, up to 64 of its corners, and `number` at random. `key` is consumed."""
+  """Inputs `[p, n]` float64 of a box: its centre, up to 64 corners, and `number` at random. `key` is consumed."""
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
   corners = rng.integers(0, 2, (64, box.dimension)) if box.dimension > 6 else (
     np.arange(2 ** box.dimension)[:, None] >> np.arange(box.dimension) & 1)

@@ -134,7 +134,7 @@ def _range(form: NormalForm, inputs: InputSet, direction: np.ndarray, time_limit
     program = encoding.program(sign * wanted[1:], relaxed=relaxed)
     left = max(deadline - time.monotonic(), 1e-3)
     solution = _solve(program, left).require_optimal('The range of an output')
-    ends.append(sign * solution.objective + wanted[0])
+    ends.append(float(sign * solution.objective + wanted[0]))
   return ends[0], ends[1]
 
 

@@ -11,8 +11,8 @@ from jaxfix.errors import BadInputError, SolverLimitError
 from jaxfix.solve import Solution, Statistics, Status
 from jaxfix.verify import Box, Clause, HPolytope, Points, Property, VPolytope, avoids, milp, wins
 from jaxfix.verify.normal_form import evaluate, values
-from jaxfix.verify.regions import plane_pieces
-from tests.verify import forms
+from jaxfix.verify.regions import plane_pieces, region
+from tests.verify import forms, regions_test
 
 _CLOSE = 1e-6   # of optima: the solver's tolerance is 1e-9, the layers magnify it
 _SQUARE = Box([-1., -1.], [1., 1.])
@@ -112,6 +112,25 @@ class RangeTest(parameterized.TestCase):
     y = evaluate(form, grid) @ direction
     self.assertTrue(low - _CLOSE <= y.min() and y.max() <= high + _CLOSE)
     self.assertLess(max(y.min() - low, high - y.max()), .1 * (high - low))
+
+  @parameterized.parameters('lenet5', 'resnet')
+  def test_max_pooling_and_skip_connections(self, kind):
+    form, rng = regions_test.convolutional(kind), np.random.default_rng(0)
+    x, direction = rng.normal(size=form.num_inputs), rng.normal(size=form.num_outputs)
+    box = Box(x - .01, x + .01)
+    low, high = milp.output_range(form, box, direction)
+    # The linear regions of samples, each maximized over, are all but certainly all there are in so small a box.
+    found, seen = [], set()
+    for sample in rng.uniform(box.lower, box.upper, size=(300, form.num_inputs)):
+      part = region(form, sample, box)
+      key = b''.join(p.tobytes() for p in part.pattern if p is not None)
+      if key not in seen:
+        seen.add(key)
+        for sign in (1, -1):
+          best = optimize.linprog(sign * direction @ part.jacobian, part.a, part.b, bounds=(None, None))
+          found.append(sign * best.fun + direction @ part.offset)
+    self.assertGreater(len(seen), 1)
+    np.testing.assert_allclose((low, high), (min(found), max(found)), atol=_CLOSE)
 
   def test_bounds_of_the_caller_are_used(self):
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ _TIGHT = 1e-9   # V-section 12.8; rounding of these networks is some 1e-14
 
 
 @functools.cache
-def _convolutional(kind):
+def convolutional(kind):
   """Networks with max-pooling, one of them with a skip connection and batch normalization."""
   if kind == 'lenet5':
     return lower(trace(networks.network('lenet5', (8, 8, 1), seed=3, variant='small', width=.25)))
@@ -44,7 +44,7 @@ def _form(kind, seed=0):
     return forms.random_mlp(rng, (3, 9, 9, 4))
   if kind == 'maxout':
     return forms.random_maxout(rng, (3, 6, 6, 6, 4))
-  return _convolutional(kind)
+  return convolutional(kind)
 
 
 def _area(corners):
