@@ -55,14 +55,15 @@ class ArchitecturesTest(WriteCase):
     ('lenet5', 'lenet5', (28, 28, 1), {}), ('lenet5_small', 'lenet5', (8, 8, 1), {'variant': 'small'}),
     ('lenet5_classic', 'lenet5', (28, 28, 1), {'variant': 'classic'}), ('mlp', 'mlp', (4,), {}),
     ('mlp_of_images', 'mlp', (4, 4, 1), {}), ('facenet', 'facenet', (48, 48, 3), NARROW),
-    ('vgg16', 'vgg16', (32, 32, 3), NARROW), ('resnet18', 'resnet18', (8, 8, 3), NARROW),
+    ('vgg16', 'vgg16', (32, 32, 3), NARROW),
     ('resnet18_imagenet', 'resnet18', (64, 64, 3), {'stem': 'imagenet', **NARROW}),
     ('alexnet', 'alexnet', (64, 64, 3), NARROW))
   def test_logits(self, name, input_shape, options):
     self.agrees(network(name, input_shape, **options))
 
-  def test_densenet121(self):
-    self.agrees(network('densenet121', (32, 32, 3), **NARROW), reads_back=False)  # compiling it again takes 8 s
+  @parameterized.parameters(('resnet18', (8, 8, 3)), ('densenet121', (32, 32, 3)))
+  def test_logits_without_reading_back(self, name, input_shape):  # which compiles the network again
+    self.agrees(network(name, input_shape, **NARROW), reads_back=False)
 
   @parameterized.parameters('densenet121', 'resnet50')
   @pytest.mark.slow
@@ -91,9 +92,8 @@ class ArchitecturesTest(WriteCase):
     sizes = lambda tensor: [axis.dim_value or axis.dim_param for axis in tensor.type.tensor_type.shape.dim]
     self.assertEqual((x.name, sizes(x), y.name, sizes(y)), ('input', ['n', 28, 28, 1], 'logits', ['n', 10]))
 
-  @parameterized.parameters(1, 5)
-  def test_any_number_of_samples(self, n):
-    self.agrees(network('lenet5', (8, 8, 1), variant='small'), n, reads_back=False)
+  def test_one_sample(self):
+    self.agrees(network('lenet5', (8, 8, 1), variant='small'), n=1, reads_back=False)
 
   def test_normalization_is_part_of_the_file(self):
     classifier = dataclasses.replace(network('lenet5', (8, 8, 3), variant='small'), mean=(0.1, 0.2, 0.3),
