@@ -32,6 +32,8 @@ _MARGIN = 1e-6   # of the largest activation: 1000 tolerances of the solver, who
 _CLEAR = 100   # margins by which a point violates a clause clearly enough to stop looking for a worse one
 _TIGHTENING = .25   # share of the time that goes into the bounds of pre-activations, at most
 _INWARDS = (0., 1e-12, 1e-9, 1e-6)   # a solver's point may miss the set by its tolerance, 1e-9
+_REASONS = {Status.TIME_LIMIT: 'time', Status.ITERATION_LIMIT: 'iterations', Status.MEMORY_LIMIT: 'memory',
+            Status.INTERRUPTED: 'interrupted'}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,10 +95,6 @@ def decide(form: NormalForm, prop: Property, *, time_limit_s: float, bounds: Bou
     if solution.status is not Status.INFEASIBLE:
       reason = reason or _REASONS.get(solution.status, 'numerics')
   return outcome('unknown', reason) if reason else outcome('safe')
-
-
-_REASONS = {Status.TIME_LIMIT: 'time', Status.ITERATION_LIMIT: 'iterations', Status.MEMORY_LIMIT: 'memory',
-            Status.INTERRUPTED: 'interrupted'}
 
 
 def output_range(form: NormalForm, inputs: InputSet, direction: np.ndarray, *, time_limit_s: float = 600.,

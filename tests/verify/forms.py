@@ -45,6 +45,12 @@ def random_mlp(rng, sizes):
   return mlp(random_layers(rng, sizes))
 
 
+def random_coarse(rng, sizes):
+  """Weights are halves from -1 to 1, so that many borders coincide or meet in a point."""
+  return mlp([(rng.integers(-2, 3, size=(o, i)) / 2, rng.integers(-2, 3, size=o) / 2)
+              for i, o in zip(sizes[:-1], sizes[1:], strict=True)])
+
+
 def random_maxout(rng, sizes):
   """Like `random_mlp` but every second hidden layer takes the maximum of two affine maps, and adds its input."""
   builder, place = Builder(sizes[0]), 0

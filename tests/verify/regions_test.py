@@ -24,6 +24,7 @@ from tests.shared_data import shared_data
 from tests.verify import forms
 
 _TIGHT = 1e-9   # V-section 12.8; rounding of these networks is some 1e-14
+_RANDOM = (forms.random_mlp, forms.random_maxout, forms.random_coarse)
 
 
 @functools.cache
@@ -189,10 +190,10 @@ class LinePiecesTest(parameterized.TestCase):
 
   @hypothesis.settings(max_examples=40, deadline=None)
   @hypothesis.given(seed=st.integers(0, 2**32 - 1), widths=st.lists(st.integers(1, 12), min_size=1, max_size=3),
-                    inputs=st.integers(1, 5), maxout=st.booleans())
-  def test_random_networks(self, seed, widths, inputs, maxout):
+                    inputs=st.integers(1, 5), make=st.sampled_from(_RANDOM))
+  def test_random_networks(self, seed, widths, inputs, make):
     rng = np.random.default_rng(seed)
-    form = (forms.random_maxout if maxout else forms.random_mlp)(rng, (inputs, *widths, 2))
+    form = make(rng, (inputs, *widths, 2))
     self.check(form, *(4 * rng.normal(size=(2, inputs))), seed)
 
   def test_no_line_at_all(self):
@@ -257,11 +258,13 @@ class PlanePiecesTest(parameterized.TestCase):
 
   @hypothesis.settings(max_examples=30, deadline=None)
   @hypothesis.given(seed=st.integers(0, 2**32 - 1), widths=st.lists(st.integers(1, 8), min_size=1, max_size=3),
-                    inputs=st.integers(2, 5), maxout=st.booleans())
-  def test_random_networks(self, seed, widths, inputs, maxout):
+                    inputs=st.integers(2, 5), make=st.sampled_from(_RANDOM))
+  def test_random_networks(self, seed, widths, inputs, make):
     rng = np.random.default_rng(seed)
-    form = (forms.random_maxout if maxout else forms.random_mlp)(rng, (inputs, *widths, 2))
-    self.check(form, _square(form, rng), rng)
+    form = make(rng, (inputs, *widths, 2))
+    whole_numbers = np.zeros((4, inputs))
+    whole_numbers[:, :2] = [[-2, -2], [2, -2], [2, 2], [-2, 2]]
+    self.check(form, whole_numbers if make is forms.random_coarse else _square(form, rng), rng)
 
   @parameterized.parameters('mlp', 'maxout')
   def test_an_edge_is_cut_like_the_line(self, kind):
