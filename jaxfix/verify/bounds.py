@@ -245,7 +245,8 @@ def bound_boxes(graph: Graph, lower: np.ndarray, upper: np.ndarray, objective: n
     BadInputError: shapes that do not fit, NaN, a lower bound above its upper, an unknown method.
   """
   require(method in _METHODS, f'method must be one of {", ".join(_METHODS)}, got {method!r}.')
-  lower, upper = (np.asarray(side, np.float32).reshape(len(side), -1) for side in (lower, upper))
+  lower, upper = (np.asarray(side, np.float32).reshape(len(side), math.prod(np.shape(side)[1:]))
+                  for side in (lower, upper))
   require(lower.shape == upper.shape and lower.shape[1] == graph.num_inputs,
           f'boxes have lower and upper bounds of shapes {lower.shape} and {upper.shape}; the network takes '
           f'{graph.num_inputs} inputs.')

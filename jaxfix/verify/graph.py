@@ -176,7 +176,7 @@ class _Builder:
   def __init__(self, input_shape: tuple[int, ...]):
     self.nodes = [Node('input', (), input_shape)]
     self.constants: list[np.ndarray] = []
-    self.where = ''
+    self.where = 'the model'
 
   def run(self, jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
     env: dict[core.Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -185,13 +185,13 @@ class _Builder:
     for eqn in jaxpr.eqns:
       inner = eqn.params.get('jaxpr', eqn.params.get('call_jaxpr', eqn.params.get('fun_jaxpr')))
       values = [read(v) for v in eqn.invars]
+      self.where = _line_of(eqn) or self.where   # inside a call that JAX traced earlier: the line of the call
       if eqn.primitive.name in _CALLS and inner is not None:
         results = self.run(getattr(inner, 'jaxpr', inner), getattr(inner, 'consts', ()), values)
       elif not any(isinstance(v, _Value) for v in values):
         results = eqn.primitive.bind(*values, **eqn.params)
         results = results if eqn.primitive.multiple_results else [results]
       else:
-        self.where = _line_of(eqn)
         results = self.convert(eqn.primitive, values, eqn.params)
       env.update(zip(eqn.outvars, results, strict=True))
     return [read(v) for v in jaxpr.outvars]
@@ -360,4 +360,4 @@ def _line_of(eqn: core.JaxprEqn) -> str:
     parts = pathlib.Path(frame.file_name).parts
     if 'site-packages' not in parts and not frame.file_name.startswith('<'):
       return f'{parts[-1]}:{frame.line_num}'
-  return 'the model'
+  return ''
