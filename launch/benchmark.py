@@ -5,6 +5,8 @@
 pgd: attack on the study's LeNet5 against Foolbox with PyTorch (an environment of its own, made on first use); target
 6 times. conv: VGG16, forward (target 4 times) and training step (3 times), against plain `lax.conv_general_dilated`.
 arachne: evaluations of candidates through the cached suffix against whole networks, and the seconds of a search.
+bounds: IBP and CROWN boxes a second against auto_LiRPA with PyTorch (an environment of its own; target 4 times CROWN).
+regions: exact lines and a certificate of 1,000 vertices. acasxu: properties 1 to 4 on 37 networks, half an hour.
 Stop everything else on the machine first.
 """
 import importlib
@@ -18,11 +20,11 @@ from jaxfix.study import record
 from launch import cli
 from launch.benchmarks import pairs
 
-_SUITES = ('pgd', 'conv', 'arachne')
+_SUITES = ('pgd', 'conv', 'arachne', 'bounds', 'regions', 'acasxu')
 
-_SUITE = flags.DEFINE_list('suite', list(_SUITES), f'Which, separated by commas: {", ".join(_SUITES)}.')
+_SUITE = flags.DEFINE_list('suite', ['pgd', 'conv', 'arachne'], f'Which, separated by commas: {", ".join(_SUITES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each side, in turns.', lower_bound=1)
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where mnist.npz lies; random images without it.')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where mnist.npz lies, aprnn_mnist/ and acasxu/ too.')
 _MODEL = flags.DEFINE_string('model', None, 'File of a study LeNet5; random weights without it.')
 _OUT = flags.DEFINE_string('out', None, 'File for the results (JSON).')
 

@@ -16,13 +16,15 @@ Exact means: floats are integers times a power of two, points inside are integer
 products are integer arithmetic (done in float64 on parts short enough that nothing is rounded).
 
 Two strengths. `real`: the network as a function of the reals, with the stored weights. `float32`: any float32
-evaluation of the operations one after the other, sums in any order, at float32 inputs of the set; its distance from
-the real function is bounded and taken off the margin.
+evaluation of the operations one after the other, sums in any order, at inputs of the set rounded to float32; its
+distance from the real function is bounded and taken off the margin.
 
   python jaxfix/verify/checker.py FILE
 """
 import dataclasses
+import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -45,20 +47,31 @@ _U, _U32 = 2.**-53, 2.**-24
 _SUBNORMAL32 = 2.**-126   # covers backends that flush subnormal numbers to zero
 _TINY = 1e-250            # more than all underflow of a step, as long as no value exceeds `_MOST`
 _MOST = 1e60
-_UP = 1 + 2.**-30         # more than the rounding of any sum of up to 2^22 non-negative numbers
+_MOST_TERMS = 2**22
+_UP = 1 + 2.**-30         # more than the rounding of any sum of up to `_MOST_TERMS` non-negative numbers
 
 
 class RejectedError(Exception):
   """The certificate does not prove its claim; the message says where it fails."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Op:
   """One operation of a network: kind, the values that it takes, its constant or None, the length of its value."""
   kind: str
   inputs: tuple[int, ...]
   array: np.ndarray | None
   size: int
+
+  @functools.cached_property
+  def whole(self) -> tuple[np.ndarray, int]:
+    """The constant as integers times a power of two."""
+    return integers(self.array)
+
+  @functools.cached_property
+  def parts(self) -> list[list[np.ndarray]]:
+    """The integers of a matrix as `_product` takes them."""
+    return _parts(self.whole[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +138,8 @@ def check_claim(certificate: Certificate) -> tuple[str, ...]:
       lines.append(f'property {i}: ' + verify(certificate.network, claim, certificate.strength == 'float32', array))
     except RejectedError as e:
       raise RejectedError(f'property {i}: {e}') from e
+    except MemoryError as e:
+      raise RejectedError(f'property {i}: it does not fit into memory: {e}') from e
   return tuple(lines)
 
 
@@ -138,8 +153,10 @@ def _reject(condition: Any, message: str) -> None:
 
 def load(path: str) -> Certificate:
   """Reads a certificate and checks its hashes. Raises `RejectedError`, OSError."""
+  with open(path, 'rb') as f:
+    content = io.BytesIO(f.read())   # apart from what follows: a damaged archive makes zipfile say OSError, too
   try:
-    with np.load(path, allow_pickle=False) as f:
+    with np.load(content, allow_pickle=False) as f:
       arrays = {name: f[name] for name in f.files}
     document = json.loads(arrays.pop('document').tobytes().decode())
     _reject(document['format'] != FORMAT, f'format {document["format"]!r} is not {FORMAT!r}')
@@ -155,10 +172,6 @@ def load(path: str) -> Certificate:
     claimed = document['network_sha256'], document['spec_sha256']
   except RejectedError:
     raise
-  except OSError as e:
-    if e.errno is not None:
-      raise
-    raise RejectedError(f'not a certificate: {e}') from e
   except Exception as e:   # whatever a damaged archive makes NumPy, zlib or JSON say
     raise RejectedError(f'not a certificate: {type(e).__name__}: {e}') from e
   _check_network(network)
@@ -305,9 +318,9 @@ def _exact_step(op: Op, arguments: list[_Exact], weight: np.ndarray) -> _Exact:
     return dataclasses.replace(v, x=np.where(v.x > 0, v.x, 0))
   if op.kind == 'sum':
     return dataclasses.replace(v, x=v.x.reshape(len(v.x), -1, int(op.array[0])).sum(axis=2))
-  c, exponent = integers(op.array)
+  c, exponent = op.whole
   if op.kind == 'matmul':
-    return _Exact(_product(v.x.reshape(-1, c.shape[0]), c).reshape(len(v.x), -1), v.exponent + exponent, v.d)
+    return _Exact(_product(v.x.reshape(-1, c.shape[0]), op.parts).reshape(len(v.x), -1), v.exponent + exponent, v.d)
   if op.kind == 'scale':
     return _Exact(v.x * c, v.exponent + exponent, v.d)
   if op.kind == 'divide':
@@ -324,17 +337,22 @@ def _aligned(arguments: list[_Exact]) -> list[_Exact]:
   return [_Exact(a.x * ((1 << (a.exponent - exponent)) * (d // a.d)), exponent, d) for a in arguments]
 
 
-def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+def _product(x: np.ndarray, w: list[list[np.ndarray]]) -> np.ndarray:
   """x @ w of Python integers, by float64 products of parts so short that every sum is an exact float64."""
-  total = np.zeros((x.shape[0], w.shape[1]), object)
-  for start in range(0, x.shape[1], _MOST_INNER):
-    left, right = (_limbs(a) for a in (x[:, start:start + _MOST_INNER], w[start:start + _MOST_INNER]))
+  total: Any = 0
+  for block, right in enumerate(w):
+    left = _limbs(x[:, block * _MOST_INNER:(block + 1) * _MOST_INNER])
     for place in range(len(left) + len(right) - 1):
       pairs = [(i, place - i) for i in range(len(left)) if 0 <= place - i < len(right)]
       _reject(len(pairs) > _MOST_PAIRS, 'the numbers of the network have too many digits for exact arithmetic')
       part = sum((left[i] @ right[j]).astype(np.int64) for i, j in pairs)
       total = total + part.astype(object) * (1 << (_LIMB * place))
   return total
+
+
+def _parts(w: np.ndarray) -> list[list[np.ndarray]]:
+  """A matrix of integers in blocks of rows, each as its limbs."""
+  return [_limbs(w[i:i + _MOST_INNER]) for i in range(0, len(w), _MOST_INNER)]
 
 
 def _limbs(a: np.ndarray) -> list[np.ndarray]:
@@ -351,7 +369,7 @@ def _sign_of_rows(clause: Clause, y: _Exact, weight: np.ndarray, slack: np.ndarr
   """Whether row r holds at logits y of each point, `[p, r]` bool, exactly; `slack` `[r]` float is asked for besides."""
   g, g_exponent = integers(clause.g)
   h, h_exponent = integers(clause.h)
-  left = _Exact(_product(y.x, g.T), y.exponent + g_exponent, y.d)
+  left = _Exact(_product(y.x, _parts(g.T)), y.exponent + g_exponent, y.d)
   right = _Exact((h * y.d)[None] * weight, h_exponent, y.d)
   terms = [left, right]
   if slack is not None:
@@ -381,7 +399,7 @@ def _check_points(network: tuple[Op, ...], claim: Property, float32: bool, array
   for number, c in enumerate(claim.clauses):
     rows = _sign_of_rows(c, y, weight, None)
     if float32:
-      slack = _up(np.abs(c.g) @ errors.T).T
+      slack = _up(np.abs(c.g) @ errors.T).T + _TINY
       rows = np.stack([_sign_of_rows(c, _Exact(y.x[i:i + 1], y.exponent, y.d), weight[:1], slack[i])[0]
                        for i in range(len(x))])
     bad = np.flatnonzero(~rows.any(axis=1))
@@ -408,7 +426,7 @@ def _check_pieces(network: tuple[Op, ...], claim: Property, float32: bool, array
   if float32:
     errors = float32_error(network, vertices.min(axis=0)[None], vertices.max(axis=0)[None])[0]
   for number, c in enumerate(claim.clauses):
-    slack = _up(np.abs(c.g) @ errors) if float32 else None
+    slack = _up(np.abs(c.g) @ errors) + _TINY if float32 else None
     rows = _sign_of_rows(c, values[-1], weight, slack)
     for piece in pieces:   # one row of the clause must hold at all vertices of a piece
       _reject(not rows[piece].all(axis=0).any(), f'condition {number} fails on the piece with vertices '
@@ -562,6 +580,8 @@ def boxes_hold(network: tuple[Op, ...], clauses: tuple[Clause, ...], lower: np.n
 
 
 def _boxes_hold(network, clauses, lower, upper, float32) -> np.ndarray:
+  if not all(len(c.g) for c in clauses):   # a clause without rows never holds
+    return np.zeros(len(lower), bool)
   with np.errstate(all='ignore'):   # what is not finite is not proven
     bounds = value_bounds(network, lower, upper)
     errors = _float32_error(network, bounds) if float32 else None
@@ -584,6 +604,8 @@ Bounds = list[tuple[np.ndarray, np.ndarray]]
 def value_bounds(network: tuple[Op, ...], lower: np.ndarray, upper: np.ndarray, refine: bool = True) -> Bounds:
   """Bounds `[b, size]` of every value on boxes `[b, n]`: intervals, for operands of activations those of `_backward`
   too if `refine`. What is not a number bounds nothing: it becomes infinite."""
+  _reject(max(op.size for op in network) > _MOST_TERMS, f'a value has more than {_MOST_TERMS} entries: the rounding of '
+          'their sums is not bounded')
   bounds: Bounds = [(lower, upper)]
   refined = set()
   for op in network[1:]:
@@ -749,7 +771,7 @@ def float32_error(network: tuple[Op, ...], lower: np.ndarray, upper: np.ndarray,
 
 def _float32_error(network: tuple[Op, ...], bounds: Bounds) -> np.ndarray:
   size = [np.maximum(np.abs(low), np.abs(high)) for low, high in bounds]
-  errors = [np.zeros_like(size[0])]
+  errors = [_up(_U32 * size[0])]   # a point of the set that is no float32 is rounded to one
   largest = size[0].max(axis=1)
   for op in network[1:]:
     e = [errors[j] + _SUBNORMAL32 for j in op.inputs]   # an operand may be flushed to zero

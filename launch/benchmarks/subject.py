@@ -26,3 +26,14 @@ def images(classifier: Classifier, n: int, options: Options) -> tuple[np.ndarray
   else:
     x = np.random.default_rng(0).integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
   return x, predict.labels(classifier, x)
+
+
+def mlp(path: str | pathlib.Path, name: str = '') -> Classifier:
+  """A ReLU network of an .npz with W0, b0, W1, ... (out, in), or NAME/W0 and so on where it holds several."""
+  with np.load(path, allow_pickle=False) as arrays:
+    prefix = f'{name}/' if name else ''
+    count = sum(key.startswith(f'{prefix}W') for key in arrays.files)
+    weights = [(arrays[f'{prefix}W{i}'], arrays[f'{prefix}b{i}']) for i in range(count)]
+  params = {f'fc{i + 1}': {'kernel': np.ascontiguousarray(w.T), 'bias': b} for i, (w, b) in enumerate(weights)}
+  module = models.build('mlp', num_classes=len(weights[-1][1]), hidden=tuple(len(b) for _, b in weights[:-1]))
+  return Classifier({'params': params}, module, weights[0][0].shape[1:], len(weights[-1][1]))
