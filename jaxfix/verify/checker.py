@@ -42,7 +42,7 @@ _MOST_INNER = 2**12      # terms of a sum of products of two such parts: 12 + 20
 _MOST_PAIRS = 2**10      # such sums that are added in int64
 _MOST_DENOMINATOR = 2**4096
 _MOST_PIECES = 1_000_000
-_BATCH_BYTES = 2**22      # of the arrays of one batch of boxes, so that they stay in the cache
+_BATCH_BYTES = 2**23      # of the arrays of one batch of boxes, so that they stay in the cache
 _U, _U32 = 2.**-53, 2.**-24
 _SUBNORMAL32 = 2.**-126   # covers backends that flush subnormal numbers to zero
 _TINY = 1e-250            # more than all underflow of a step, as long as no value exceeds `_MOST`
@@ -602,23 +602,40 @@ Bounds = list[tuple[np.ndarray, np.ndarray]]
 
 
 def value_bounds(network: tuple[Op, ...], lower: np.ndarray, upper: np.ndarray, refine: bool = True) -> Bounds:
-  """Bounds `[b, size]` of every value on boxes `[b, n]`: intervals, for operands of activations those of `_backward`
-  too if `refine`. What is not a number bounds nothing: it becomes infinite."""
+  """Bounds `[b, size]` of every value on boxes `[b, n]`: intervals, and if `refine` those of `_backward` for operands
+  of activations whose line the interval leaves open. What is not a number bounds nothing: it becomes infinite."""
   _reject(max(op.size for op in network) > _MOST_TERMS, f'a value has more than {_MOST_TERMS} entries: the rounding of '
           'their sums is not bounded')
   bounds: Bounds = [(lower, upper)]
-  refined = set()
+  refined = {0}
   for op in network[1:]:
     if refine and op.kind in ('relu', 'maximum'):
-      for j in op.inputs:
-        if j not in refined and j:
-          refined.add(j)
-          unit = np.eye(network[j].size)
-          found, (low, high) = _backward(network, j, np.concatenate([unit, -unit]), bounds), bounds[j]
-          bounds[j] = np.maximum(low, found[:, :len(unit)]), np.minimum(high, -found[:, len(unit):])
+      pair = [bounds[j] for j in op.inputs]
+      if op.kind == 'relu':
+        open_ = (pair[0][0] < 0) & (pair[0][1] > 0)
+      else:
+        open_ = (pair[0][0] < pair[1][1]) & (pair[1][0] < pair[0][1])
+      for j in set(op.inputs) - refined:
+        refined.add(j)
+        bounds[j] = _refined(network, j, bounds, open_)
     low, high = _interval(op, [bounds[j] for j in op.inputs])
     bounds.append((np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)))
   return bounds
+
+
+def _refined(network: tuple[Op, ...], j: int, bounds: Bounds, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Bounds of value `j`, by `_backward` too for the entries that are `wanted` `[b, size]`. What a box gets does not
+  depend on the boxes beside it, up to the order of sums."""
+  low, high = bounds[j]
+  rows = np.flatnonzero(wanted.any(axis=0))
+  if not len(rows):
+    return low, high
+  unit, wanted = np.eye(network[j].size)[rows], wanted[:, rows]
+  found = _backward(network, j, np.concatenate([unit, -unit]), bounds)
+  low, high = low.copy(), high.copy()
+  low[:, rows] = np.where(wanted, np.maximum(low[:, rows], found[:, :len(rows)]), low[:, rows])
+  high[:, rows] = np.where(wanted, np.minimum(high[:, rows], -found[:, len(rows):]), high[:, rows])
+  return low, high
 
 
 def _interval(op: Op, arguments: Bounds) -> tuple[np.ndarray, np.ndarray]:

@@ -44,8 +44,10 @@ NONLINEAR = frozenset(('div', 'exp', 'log', 'logistic', 'maximum', 'mul', 'relu'
 _CALLS = ('checkpoint', 'closed_call', 'custom_jvp_call', 'custom_vjp_call', 'jit', 'pjit', 'remat', 'remat2')
 _IDENTITIES = ('copy', 'copy_p', 'name', 'optimization_barrier', 'reduce_precision', 'stop_gradient')
 _ELEMENTWISE = {'exp': 'exp', 'log': 'log', 'logistic': 'logistic', 'tanh': 'tanh'}
-_ADD, _CONCATENATE, _NEG, _RESHAPE, _SLICE, _SUB = (
-  getattr(core.primitives, f'{name}_p') for name in ('add', 'concatenate', 'neg', 'reshape', 'slice', 'sub'))
+_BINARY = ('add', 'add_any', 'div', 'max', 'min', 'mul', 'sub')   # axes of length 1 are stretched without a word
+_ADD, _BROADCAST, _CONCATENATE, _NEG, _RESHAPE, _SLICE, _SUB = (
+  getattr(core.primitives, f'{name}_p') for name in ('add', 'broadcast_in_dim', 'concatenate', 'neg', 'reshape',
+                                                     'slice', 'sub'))
 _CONSTANT_OPERANDS = {'select_n': (0,), 'gather': (1,), 'pad': (1,), 'div': (1,)}   # those that must not be computed
 
 
@@ -219,6 +221,9 @@ class _Builder:
     """Nodes for one equation of which at least one operand depends on the input."""
     name = primitive.name
     computed = [isinstance(v, _Value) for v in values]
+    if name in _BINARY:
+      shape = np.broadcast_shapes(*map(self.shape, values))
+      values = [self.stretch(v, shape) for v in values]
     if name in _IDENTITIES:
       return values
     if name == 'convert_element_type' and jnp.issubdtype(params['new_dtype'], jnp.floating):
@@ -278,6 +283,11 @@ class _Builder:
               for v in values]
     self.nodes.append(dataclasses.replace(node, shape=tuple(jax.eval_shape(operation(node), *shapes).shape)))
     return _Value(len(self.nodes) - 1)
+
+  def stretch(self, value: Any, shape: tuple[int, ...]) -> Any:
+    if not isinstance(value, _Value) or self.shape(value) == shape:
+      return value
+    return self.affine(_BROADCAST, value, shape=shape, broadcast_dimensions=tuple(range(len(shape))), sharding=None)
 
   def neg(self, value: Any) -> Any:
     return self.affine(_NEG, value) if isinstance(value, _Value) else -np.asarray(value)
