@@ -9,6 +9,9 @@ accepted only when the checker's own bounds prove it, so that the tree of boxes 
     safe if every clause has a row below its limit, and the checker agrees: a leaf
     otherwise look for a counterexample at the centre and at the corner where the linear bound is worst
     cut the rest in half along the input with the largest smear |coefficient| * width
+
+On an H-polytope a x <= b a linear program takes the place of the corner: its multipliers go into the evidence, and turn
+the linear bound into one that holds where a x <= b (V§11.4).
 """
 import functools
 import time
@@ -18,8 +21,9 @@ import numpy as np
 
 from jaxfix import devices
 from jaxfix.errors import require
+from jaxfix.solve import LinearProgram, Status, solve_lp
 from jaxfix.verify import bounds, checker, falsify, normal_form
-from jaxfix.verify.certificate import network_of
+from jaxfix.verify.certificate import Evidence, network_of
 from jaxfix.verify.graph import Graph
 from jaxfix.verify.normal_form import NormalForm
 from jaxfix.verify.relaxations import Interval
@@ -36,7 +40,7 @@ _BYTES_A_BOX = 200   # of an open box of few inputs, with what the tree keeps of
 
 def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_limit_s: float = 600.,
            strength: str = 'real', most_boxes: int = 4_000_000) -> Outcome:
-  """Whether a property holds on a box (of an H-polytope, proof is on the whole of its box).
+  """Whether a property holds on a box or an H-polytope.
 
   Args:
     graph, form: of one network.
@@ -46,7 +50,8 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
     strength: 'real' or 'float32', what is to be proven.
     most_boxes: give up beyond this many.
   Returns:
-    PROVED with evidence ('splits', tree), REFUTED with a counterexample, or UNKNOWN with the reason.
+    PROVED with evidence ('splits', or 'duals' for an H-polytope), REFUTED with a counterexample, or UNKNOWN with the
+    reason.
   Raises:
     VacuousError: the box is empty, or nothing is asked.
     BadInputError: another kind of input set, or a limit that is not positive.
@@ -63,7 +68,7 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
   # Easy cases first, before anything is compiled.
   found = search.confirm(falsify.samples(search.box, key=jax.random.fold_in(key, 0)))
   if found is None and search.proves_root():
-    return outcome(Verdict.PROVED, evidence=('splits', search.tree()), strength=strength, **done())
+    return outcome(Verdict.PROVED, evidence=search.evidence(), strength=strength, **done())
   if found is None:
     found = search.confirm(falsify.attack(graph, Property(search.box, p.clauses), key=jax.random.fold_in(key, 1)))
   if found is not None:
@@ -78,7 +83,7 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
       return outcome(Verdict.REFUTED, counterexample=found, **done())
     if search.too_narrow:
       return outcome(Verdict.UNKNOWN, 'numerics', **done())
-  return outcome(Verdict.PROVED, evidence=('splits', search.tree()), strength=strength, **done())
+  return outcome(Verdict.PROVED, evidence=search.evidence(), strength=strength, **done())
 
 
 def expected_bytes(graph: Graph, most_boxes: int = 4_000_000) -> int:
@@ -105,6 +110,8 @@ class _Search:
     self.g = np.concatenate([c.g for c in p.clauses]).astype(np.float32)
     self.h = np.concatenate([c.h for c in p.clauses])
     self.clause_of = np.repeat(np.arange(len(p.clauses)), [len(c.h) for c in p.clauses])
+    self.polytope = p.inputs if isinstance(p.inputs, HPolytope) else None
+    self.multipliers: dict[int, np.ndarray] = {}            # of nodes whose proof needs them, `[rows, m]`
     self.num_boxes, self.decided, self.too_narrow = 0, 0., False
 
   def proves_root(self) -> bool:
@@ -119,7 +126,7 @@ class _Search:
     size = BATCHES[1] if len(self.open) >= 4 * BATCHES[0] else BATCHES[0]
     batch, self.open = self.open[-size:], self.open[:-size]
     lower, upper = np.array([b[1] for b in batch]), np.array([b[2] for b in batch])
-    most, coefficients = self.bound(lower, upper, size)
+    most, coefficients, offsets = self.bound(lower, upper, size)
     self.num_boxes += len(batch)
     missing = most - self.h                                   # [b, rows]: > 0 is not proven
     by_clause = np.stack([missing[:, self.clause_of == c].min(axis=1) for c in range(len(self.clauses))], axis=1)
@@ -128,12 +135,18 @@ class _Search:
       safe[safe] = checker.boxes_hold(self.network, self.clauses, lower[safe], upper[safe], self.float32)
     self.decided += sum(batch[i][3] for i in np.flatnonzero(safe))
     rest = np.flatnonzero(~safe)
+    points = np.zeros((0, lower.shape[1]))
+    if self.polytope is not None:
+      proven, points = self.by_duals(batch, rest, lower, upper, coefficients, offsets)
+      self.decided += sum(batch[i][3] for i in rest[proven])
+      rest = rest[~proven]
     if not len(rest):
       return None
     worst = by_clause[rest].argmax(axis=1)                    # a clause that is not proven, and its best row
     row = np.where(self.clause_of == worst[:, None], missing[rest], np.inf).argmin(axis=1)
     a = coefficients[rest, row]
-    found = self.confirm(np.concatenate([(lower[rest] + upper[rest]) / 2, np.where(a > 0, upper[rest], lower[rest])]))
+    found = self.confirm(np.concatenate([points, (lower[rest] + upper[rest]) / 2,
+                                         np.where(a > 0, upper[rest], lower[rest])]))
     if found is not None:
       return found
     smear = np.where(self.free, np.abs(a) * (upper[rest] - lower[rest]), -1)
@@ -146,19 +159,48 @@ class _Search:
       self.split(*batch[i], int(cut))
     return None
 
-  def bound(self, lower: np.ndarray, upper: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Upper bounds `[b, rows]` of g y, and the coefficients `[b, rows, n]` of the linear bounds; padded to `size`."""
+  def bound(self, lower: np.ndarray, upper: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Upper bounds `[b, rows]` of g y, and the linear bounds: coefficients `[b, rows, n]`, offsets `[b, rows]`.
+
+    Boxes are padded to `size`, so that one program serves all batches.
+    """
     pad = np.minimum(np.arange(size), len(lower) - 1)
-    most, a = _bound(self.graph, lower[pad].astype(np.float32), upper[pad].astype(np.float32), self.g)
-    return np.asarray(most, np.float64)[:len(lower)], np.asarray(a, np.float64)[:len(lower)]
+    found = _bound(self.graph, lower[pad].astype(np.float32), upper[pad].astype(np.float32), self.g)
+    return tuple(np.asarray(part, np.float64)[:len(lower)] for part in found)
+
+  def by_duals(self, batch: list[tuple], rest: np.ndarray, lower: np.ndarray, upper: np.ndarray, a: np.ndarray,
+               d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which boxes of `rest` are proven on the polytope, and the inputs `[p, n]` where the linear bounds are worst.
+
+    One linear program for each row: max a x + d over the polytope in the box; its multipliers are kept.
+    """
+    q = np.zeros((len(rest), len(self.h), len(self.polytope.a)))
+    points = []
+    for at, i in enumerate(rest):
+      for row in range(len(self.h)):
+        program = LinearProgram(-a[i, row], self.polytope.a, np.full(len(self.polytope.b), -np.inf), self.polytope.b,
+                                lower[i], upper[i])
+        found = solve_lp(program, solver='simplex', time_limit_s=10.)
+        if found.status is Status.OPTIMAL:
+          q[at, row] = np.maximum(-found.row_dual, 0)
+          points.append(found.x)
+        elif found.ray is not None and found.ray_bound > 0:   # no such input in this box: enough of the ray says so
+          gap = (np.abs(a[i, row]) * np.maximum(np.abs(lower[i]), np.abs(upper[i]))).sum() + abs(d[i, row])
+          q[at, row] = np.maximum(-found.ray, 0) * (2 * (gap + abs(self.h[row]) + 1) / float(found.ray_bound))
+    cuts = self.polytope.a, self.polytope.b, q
+    proven = checker.boxes_hold(self.network, self.clauses, lower[rest], upper[rest], self.float32, cuts)
+    self.multipliers.update({batch[i][0]: q[at] for at, i in enumerate(rest) if proven[at]})
+    return proven, np.array(points).reshape(-1, lower.shape[1])
 
   def confirm(self, candidates: np.ndarray) -> np.ndarray | None:
     """A counterexample among candidates `[p, n]`: those that float64 finds violated go to exact arithmetic."""
-    if isinstance(self.p.inputs, HPolytope):
-      candidates = candidates[self.p.inputs.contains(candidates)]
+    if self.polytope is not None:
+      candidates = candidates[self.polytope.contains(candidates)]
+    if not len(candidates):
+      return None
     slack = np.min([c.slack(normal_form.evaluate(self.form, candidates)) for c in self.p.clauses], axis=0)
     order = np.argsort(slack)[:4]
-    return falsify.confirm(self.network, self.box, self.p.clauses, candidates[order[slack[order] <= 1e-9]])
+    return falsify.confirm(self.network, self.p.inputs, self.p.clauses, candidates[order[slack[order] <= 1e-9]])
 
   def split(self, node: int, lower: np.ndarray, upper: np.ndarray, share: float, cut: int) -> None:
     self.cuts[node], self.children[node] = cut, len(self.cuts)
@@ -168,20 +210,25 @@ class _Search:
     self.cuts += [-1, -1]
     self.children += [-1, -1]
 
-  def tree(self) -> np.ndarray:
-    """The cuts in preorder, int16."""
-    preorder, stack = [], [0]
+  def evidence(self) -> Evidence:
+    """The cuts in preorder, and the multipliers of the leaves where any are needed."""
+    nodes, stack = [], [0]
     while stack:
       node = stack.pop()
-      preorder.append(self.cuts[node])
+      nodes.append(node)
       if self.cuts[node] >= 0:
         stack += [self.children[node] + 1, self.children[node]]
-    return np.array(preorder, np.int16)
+    tree = np.array([self.cuts[node] for node in nodes], np.int16)
+    if not self.multipliers:
+      return 'splits', tree
+    none = np.zeros((len(self.h), len(self.polytope.a)))
+    rows = [self.multipliers.get(node, none).reshape(-1) for node in nodes]
+    return 'duals', np.concatenate([tree[:, None], rows], axis=1, dtype=np.float64)
 
 
 @devices.jit
-def _bound(graph: Graph, lower: jax.Array, upper: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _bound(graph: Graph, lower: jax.Array, upper: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   def one(low, high):
     found = bounds.crown(graph, Interval(low, high), g)
-    return found.interval.upper, found.upper_a
+    return found.interval.upper, found.upper_a, found.upper_d
   return jax.vmap(one)(lower, upper)

@@ -17,7 +17,8 @@ from jaxfix.verify.normal_form import NormalForm
 from jaxfix.verify.spec import Box, HPolytope, Points, Property, Spec, VPolytope
 
 Evidence = tuple[str, np.ndarray | None]
-"""('points', None), ('pieces', None) or ('splits', tree int16), as `checker.py` describes them."""
+"""('points', None), ('pieces', None), ('splits', tree int16) or ('duals', tree with multipliers, float64): see
+`checker.py`."""
 
 
 def make(form: NormalForm, spec: Spec, evidence: Sequence[Evidence], strength: str = 'real') -> checker.Certificate:
@@ -25,7 +26,7 @@ def make(form: NormalForm, spec: Spec, evidence: Sequence[Evidence], strength: s
 
   Args:
     form: network.
-    spec: properties; an H-polytope is claimed on the whole of its box.
+    spec: properties.
     evidence: one for each property.
     strength: 'real' or 'float32'.
   """
@@ -46,10 +47,11 @@ def property_of(p: Property) -> checker.Property:
     return checker.Property('points', (s.x,), clauses)
   if isinstance(s, VPolytope):
     return checker.Property('vpolytope', (s.vertices,), clauses)
-  box = s.box if isinstance(s, HPolytope) else s
-  if not isinstance(box, Box):
+  if isinstance(s, HPolytope):
+    return checker.Property('hpolytope', (s.box.lower, s.box.upper, s.a, s.b), clauses)
+  if not isinstance(s, Box):
     raise BadInputError(f'{type(s).__name__} is not a set that certificates speak of.')
-  return checker.Property('box', (box.lower, box.upper), clauses)
+  return checker.Property('box', (s.lower, s.upper), clauses)
 
 
 def simplest_evidence(p: Property) -> Evidence:

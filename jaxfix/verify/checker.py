@@ -1,7 +1,7 @@
 """The checker of certificates: the one program that must be right for a claim of proof to mean something.
 
 It needs Python, NumPy and this file; nothing else of jaxfix, no JAX, no solver. A certificate carries a network in
-normal form (see `OPERATIONS`), a specification, and evidence that the one satisfies the other. Three kinds of evidence
+normal form (see `OPERATIONS`), a specification, and evidence that the one satisfies the other. Four kinds of evidence
 leave the checker with different work:
 
   points       every input is evaluated, exactly.
@@ -11,6 +11,8 @@ leave the checker with different work:
                polytope of more than two dimensions is not cut: it must lie in one piece.
   splits       a tree of boxes, each cut in half along one input. For every leaf the checker computes linear bounds
                (CROWN) in float64, counting every rounding error against the claim.
+  duals        such a tree for a polytope a x <= b in a box, with multipliers q >= 0 for each leaf and row: where
+               a x <= b, a bound of the linear function minus q (b - a x) is one of the function itself. Any q will do.
 
 Exact means: floats are integers times a power of two, points inside are integers over a common integer; sums of
 products are integer arithmetic (done in float64 on parts short enough that nothing is rounded).
@@ -84,7 +86,8 @@ class Clause:
 
 @dataclasses.dataclass(frozen=True)
 class Property:
-  """Every clause holds on the set: kind 'box' (lower, upper), 'points' (x) or 'vpolytope' (vertices)."""
+  """Every clause holds on the set: kind 'box' (lower, upper), 'points' (x), 'vpolytope' (vertices) or 'hpolytope'
+  (lower, upper, a, b: all x of a box with a x <= b)."""
   kind: str
   arrays: tuple[np.ndarray, ...]
   clauses: tuple[Clause, ...]
@@ -92,7 +95,7 @@ class Property:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-  """A claim with its evidence: one entry for each property, ('points' | 'pieces' | 'splits', array or None)."""
+  """A claim with its evidence: one entry for each property, (its kind, array or None)."""
   network: tuple[Op, ...]
   spec: tuple[Property, ...]
   strength: str
@@ -133,7 +136,8 @@ def check_claim(certificate: Certificate) -> tuple[str, ...]:
   for i, (claim, (kind, array)) in enumerate(zip(certificate.spec, certificate.evidence, strict=True)):
     try:
       _check_property(certificate.network, claim)
-      verify = {'points': _check_points, 'pieces': _check_pieces, 'splits': _check_splits}.get(kind)
+      verify = {'points': _check_points, 'pieces': _check_pieces, 'splits': _check_splits,
+                'duals': _check_duals}.get(kind)
       _reject(verify is None, f'unknown evidence {kind!r}')
       lines.append(f'property {i}: ' + verify(certificate.network, claim, certificate.strength == 'float32', array))
     except RejectedError as e:
@@ -247,11 +251,13 @@ def _check_network(network: tuple[Op, ...]) -> None:
 
 def _check_property(network: tuple[Op, ...], p: Property) -> None:
   n, k = network[0].size, network[-1].size
-  _reject(len(p.arrays) != {'box': 2, 'points': 1, 'vpolytope': 1}.get(p.kind), f'malformed input set {p.kind!r}')
-  for a in p.arrays:
-    _reject(a is None or a.dtype != np.float64 or a.ndim != (1 if p.kind == 'box' else 2) or a.shape[-1] != n
-            or not np.isfinite(a).all(), 'the input set has a wrong shape or type, or is not finite')
-  empty = bool((p.arrays[0] > p.arrays[1]).any()) if p.kind == 'box' else not len(p.arrays[0])
+  axes = {'box': (1, 1), 'points': (2,), 'vpolytope': (2,), 'hpolytope': (1, 1, 2, 1)}.get(p.kind, ())
+  _reject(not axes or len(p.arrays) != len(axes), f'malformed input set {p.kind!r}')
+  for i, (a, ndim) in enumerate(zip(p.arrays, axes, strict=True)):
+    _reject(a is None or a.dtype != np.float64 or a.ndim != ndim or not np.isfinite(a).all()
+            or a.shape[-1] != (n if i < 3 else len(p.arrays[2])), 'the input set has a wrong shape or type, or is not '
+            'finite')
+  empty = bool((p.arrays[0] > p.arrays[1]).any()) if len(axes) > 1 else not len(p.arrays[0])
   _reject(empty or not p.clauses, 'nothing is claimed: the input set is empty or there is no condition')
   for c in p.clauses:
     _reject(c.g is None or c.h is None or c.g.dtype != np.float64 or c.h.dtype != np.float64 or c.g.ndim != 2
@@ -532,10 +538,31 @@ def _between(p: np.ndarray, q: np.ndarray, column: int) -> np.ndarray:
 
 
 def _check_splits(network: tuple[Op, ...], claim: Property, float32: bool, array: np.ndarray | None) -> str:
-  _reject(claim.kind != 'box', 'evidence by splits is for boxes')
+  _reject(claim.kind not in ('box', 'hpolytope'), 'evidence by splits is for boxes')
   _reject(array is None or array.dtype != np.int16 or array.ndim != 1, 'the tree is not an array of int16')
-  lower, upper = leaves(claim.arrays[0], claim.arrays[1], array)
-  proven = boxes_hold(network, claim.clauses, lower, upper, float32)
+  return _check_leaves(network, claim, float32, array, None)
+
+
+def _check_duals(network: tuple[Op, ...], claim: Property, float32: bool, array: np.ndarray | None) -> str:
+  """Column 0 is the tree, the rest of a leaf's row its multipliers `[rows of all clauses, rows of a]`."""
+  _reject(claim.kind != 'hpolytope', 'evidence by duals is for polytopes given by inequalities')
+  a, b = claim.arrays[2:]
+  rows = sum(len(c.g) for c in claim.clauses)
+  _reject(array is None or array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != 1 + rows * len(a)
+          or not np.isfinite(array).all(), 'the tree and its multipliers have a wrong shape or type, or are not finite')
+  tree = array[:, 0]
+  _reject((np.abs(tree) > 2**15).any() or (tree != np.floor(tree)).any(), 'the tree does not hold integers')
+  q = array[tree < 0, 1:].reshape(-1, rows, len(a))
+  _reject((q < 0).any(), 'a multiplier is negative')
+  return _check_leaves(network, claim, float32, tree.astype(np.int16), (a, b, q))
+
+
+Cuts = tuple[np.ndarray, np.ndarray, np.ndarray]   # a `[m, n]`, b `[m]` and multipliers `[boxes, rows, m]`
+
+
+def _check_leaves(network: tuple[Op, ...], claim: Property, float32: bool, tree: np.ndarray, cuts: Cuts | None) -> str:
+  lower, upper = leaves(claim.arrays[0], claim.arrays[1], tree)
+  proven = boxes_hold(network, claim.clauses, lower, upper, float32, cuts)
   bad = np.flatnonzero(~proven)
   if len(bad):
     raise RejectedError(f'leaf {bad[0]} of {len(proven)} ({len(bad)} in all) is not proven; its box is '
@@ -568,25 +595,27 @@ def middle(low: Any, high: Any) -> Any:
 
 
 def boxes_hold(network: tuple[Op, ...], clauses: tuple[Clause, ...], lower: np.ndarray, upper: np.ndarray,
-               float32: bool = False) -> np.ndarray:
-  """Whether bounds prove all clauses on each of many boxes `[b, n]`; `[b]` bool. False says nothing."""
+               float32: bool = False, cuts: Cuts | None = None) -> np.ndarray:
+  """Whether bounds prove all clauses on each of many boxes `[b, n]`, or on what `cuts` leave of them; `[b]` bool. False
+  says nothing."""
   widths = [op.size for op in network if op.kind in ('relu', 'maximum')]
   bytes_a_box = 8 * 6 * max([2 * w for w in widths], default=1) * max(op.size for op in network)
   size = max(1, _BATCH_BYTES // bytes_a_box)
   batches = [slice(i, i + size) for i in range(0, len(lower), size)]
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    parts = list(pool.map(lambda b: _boxes_hold(network, clauses, lower[b], upper[b], float32), batches))
+    parts = list(pool.map(lambda b: _boxes_hold(network, clauses, lower[b], upper[b], float32,
+                                                cuts and (*cuts[:2], cuts[2][b])), batches))
   return np.concatenate(parts) if parts else np.zeros(0, bool)
 
 
-def _boxes_hold(network, clauses, lower, upper, float32) -> np.ndarray:
+def _boxes_hold(network, clauses, lower, upper, float32, cuts) -> np.ndarray:
   if not all(len(c.g) for c in clauses):   # a clause without rows never holds
     return np.zeros(len(lower), bool)
   with np.errstate(all='ignore'):   # what is not finite is not proven
     bounds = value_bounds(network, lower, upper)
     errors = _float32_error(network, bounds) if float32 else None
     g = np.concatenate([c.g for c in clauses])
-    most = -_backward(network, len(network) - 1, -g, bounds)
+    most = -_backward(network, len(network) - 1, -g, bounds, cuts)
     if float32:
       most = np.nextafter(most + _up(errors @ np.abs(g).T), np.inf)
     small = [np.maximum(np.abs(low), np.abs(high)).max(axis=1, initial=0) < _MOST for low, high in bounds]
@@ -671,7 +700,8 @@ def _interval(op: Op, arguments: Bounds) -> tuple[np.ndarray, np.ndarray]:
   return _outwards(y - r, y + r)
 
 
-def _backward(network: tuple[Op, ...], target: int, start: np.ndarray, bounds: Bounds) -> np.ndarray:
+def _backward(network: tuple[Op, ...], target: int, start: np.ndarray, bounds: Bounds,
+              cuts: Cuts | None = None) -> np.ndarray:
   """Lower bounds `[b, q]` of start . value of `target`, start `[q, size]`, over boxes.
 
   Throughout, start . value >= sum over states of a . value - error + d, over the reals, for every input in the box.
@@ -705,6 +735,13 @@ def _backward(network: tuple[Op, ...], target: int, start: np.ndarray, bounds: B
         error = _up(error + _U * dot(part, size[j]))
       states[j] = part
   a = states.get(0)
+  if cuts is not None:
+    normal, limit, q = cuts
+    a = np.zeros((1, len(start), len(normal[0]))) if a is None else a
+    d = d - q @ limit
+    sums = np.abs(a) + q @ np.abs(normal)
+    error = _up(error + _gamma(len(limit) + 2) * (dot(sums, size[0]) + _up(q @ np.abs(limit))) + _U * np.abs(d)) + _TINY
+    a = a + q @ normal
   if a is None:
     return np.broadcast_to(np.nextafter(d - error, -np.inf), (len(bounds[0][0]), len(start)))
   low, high = bounds[0]

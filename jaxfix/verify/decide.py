@@ -120,7 +120,7 @@ def _by_milp(form: NormalForm, p: Property, time_limit_s: float, before: Outcome
   if found.verdict == 'safe':
     return Outcome(Verdict.PROVED, strength='solver', decided=1., **done)
   if found.verdict == 'unsafe':
-    x = falsify.confirm(network, box, p.clauses, found.counterexample[None])
+    x = falsify.confirm(network, p.inputs, p.clauses, found.counterexample[None])
     return Outcome(Verdict.REFUTED, counterexample=x, **done) if x is not None else Outcome(
       Verdict.UNKNOWN, 'numerics', **done)
   return Outcome(Verdict.UNKNOWN, found.reason, **done)

@@ -1,5 +1,6 @@
 """The search for counterexamples: gradient ascent from many starts, and exact confirmation of what it finds."""
 import functools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jaxfix import devices
 from jaxfix.verify import checker
 from jaxfix.verify.graph import Graph, evaluate
-from jaxfix.verify.spec import Box, Clause, Property
+from jaxfix.verify.spec import Box, Clause, HPolytope, Property
 
 
 def samples(box: Box, *, key: jax.Array, number: int = 4096) -> np.ndarray:
@@ -53,20 +54,30 @@ def _ascend(graph: Graph, lower: jax.Array, upper: jax.Array, g: jax.Array, h: j
   return jax.lax.scan(step, x, jnp.geomspace(0.25, 1e-3, steps))[0]
 
 
-def confirm(network: tuple[checker.Op, ...], box: Box, clauses: tuple[Clause, ...],
+def confirm(network: tuple[checker.Op, ...], inputs: Box | HPolytope, clauses: tuple[Clause, ...],
             candidates: np.ndarray) -> np.ndarray | None:
-  """The first of a few candidates `[p, n]` that lies in the box and violates a clause in exact arithmetic, or None.
+  """The first of a few candidates `[p, n]` that lies in the set and violates a clause, both exactly; or None.
 
   A candidate is rounded to the nearest float32 that is in the box, where there is one, since float32 is what networks
   are run on.
   """
+  box = inputs.box if isinstance(inputs, HPolytope) else inputs
   x = np.clip(candidates, box.lower, box.upper)
   single = x.astype(np.float32)
   inwards = np.where(single > box.upper, np.nextafter(single, np.float32(-np.inf)),
                      np.where(single < box.lower, np.nextafter(single, np.float32(np.inf)), single)).astype(np.float64)
   x = np.where((inwards >= box.lower) & (inwards <= box.upper), inwards, x)
+  if isinstance(inputs, HPolytope):
+    x = x[[_meets(inputs, point) for point in x]] if len(x) else x
   if not len(x):
     return None
   stated = tuple(checker.Clause(c.g, c.h, c.strict) for c in clauses)
   bad = np.flatnonzero(~checker.holds_exactly(network, stated, x))
   return x[bad[0]] if len(bad) else None
+
+
+def _meets(polytope: HPolytope, x: np.ndarray) -> bool:
+  """Whether a x <= b, exactly."""
+  point = [Fraction(v) for v in x.tolist()]
+  return all(sum(Fraction(a) * v for a, v in zip(row, point, strict=True)) <= Fraction(limit)
+             for row, limit in zip(polytope.a.tolist(), polytope.b.tolist(), strict=True))
