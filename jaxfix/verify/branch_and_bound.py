@@ -53,14 +53,14 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
     PROVED with evidence ('splits', or 'duals' for an H-polytope), REFUTED with a counterexample, or UNKNOWN with the
     reason.
   Raises:
-    VacuousError: the box is empty, or nothing is asked.
+    VacuousError: the set is empty, or no condition can fail.
     BadInputError: another kind of input set, or a limit that is not positive.
   """
   require(isinstance(p.inputs, (Box, HPolytope)), f'branch and bound takes boxes, not {type(p.inputs).__name__}.')
   require(time_limit_s > 0, f'time_limit_s must be positive, got {time_limit_s}.')
   require(strength in ('real', 'float32'), f"strength must be 'real' or 'float32', got {strength!r}.")
   if p.is_vacuous:
-    raise VacuousError('the property holds of every network: its input set is empty, or it asks for nothing.')
+    raise VacuousError('the property holds of every network: its input set is empty, or its conditions cannot fail.')
   start = time.monotonic()
   search = _Search(graph, form, p, strength)
   outcome = functools.partial(Outcome, engine='branch and bound')

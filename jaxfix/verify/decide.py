@@ -60,7 +60,7 @@ def decide(classifier: Classifier, spec: Spec, *, key: jax.Array, time_limit_s: 
       the whole box and then milp. Points and vertex polytopes are evaluated exactly, whatever the engine.
     on_outcome: called after each property.
   Raises:
-    VacuousError: a property has no inputs or asks for nothing.
+    VacuousError: a property has no inputs, or conditions that cannot fail.
     Unadaptable: the network has operations that cannot be verified exactly.
     BadInputError: sizes that do not fit, NaN weights, an unknown engine or strength.
   """
@@ -74,8 +74,8 @@ def decide(classifier: Classifier, spec: Spec, *, key: jax.Array, time_limit_s: 
   check_sizes(spec, form.num_inputs, form.num_outputs)
   for i, p in enumerate(spec):
     if p.is_vacuous:
-      raise VacuousError(f'Property {i} holds of every network: its input set is empty, or it asks for nothing. That '
-                         'says nothing about this one; correct the specification.')
+      raise VacuousError(f'Property {i} holds of every network: its input set is empty, or its conditions cannot fail. '
+                         'That says nothing about this one; correct the specification.')
   outcomes: list[Outcome] = []
   for i, p in enumerate(spec):
     left = start + time_limit_s - time.monotonic()

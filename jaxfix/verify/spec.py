@@ -154,6 +154,19 @@ class Clause:
     """k."""
     return self.g.shape[1]
 
+  @functools.cached_property
+  def always_holds(self) -> bool:
+    """No logits violate it: its rows contradict each other's negations. One linear program where there are several."""
+    if len(self.h) < 2:
+      return len(self.h) == 1 and not self.g.any() and bool(self.h[0] > 0 if self.strict else self.h[0] >= 0)
+    from scipy import optimize  # slow to import, and seldom needed
+    # The largest t <= 1 with g y >= h + t in all rows: violation needs t >= 0, or t > 0 where the clause is not strict.
+    rows = np.concatenate([-self.g, np.ones((len(self.h), 1))], axis=1)
+    found = optimize.linprog([0.] * self.num_outputs + [-1.], rows, -self.h,
+                             bounds=[(None, None)] * self.num_outputs + [(None, 1.)])
+    near = 1e-9 * (1 + np.abs(self.h).max())
+    return found.status == 0 and bool(-found.fun < -near if self.strict else -found.fun <= near)
+
   def slack(self, y: np.ndarray) -> np.ndarray:
     """`[..., k]` to `[...]`: the largest h - g y of any row; the clause holds where it is >= 0, or > 0 if strict."""
     return (self.h - y @ self.g.T).max(axis=-1, initial=-np.inf)
@@ -176,8 +189,8 @@ class Property:
 
   @property
   def is_vacuous(self) -> bool:
-    """It holds of any network: there is no input to look at, or nothing to hold."""
-    return not self.clauses or self.inputs.is_empty
+    """It holds of any network: there is no input to look at, or nothing that could fail."""
+    return self.inputs.is_empty or all(clause.always_holds for clause in self.clauses)
 
   def holds(self, y: np.ndarray) -> np.ndarray:
     """`[..., k]` logits to `[...]` bool: every clause holds there."""

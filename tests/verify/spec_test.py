@@ -88,6 +88,22 @@ class ConditionTest(parameterized.TestCase):
     self.assertFalse(Property(Box([0.], [1.]), wins(0, 2)).is_vacuous)
     nothing = Clause(np.zeros((0, 2)), np.zeros(0))
     self.assertFalse(nothing.holds(np.zeros(2)))
+    self.assertFalse(nothing.always_holds)
+
+  def test_conditions_that_cannot_fail_are_known_as_such(self):
+    box = Box([0.], [1.])
+    up, both = [[1., 0.]], [[1., 0.], [-1., 0.]]
+    for clause, always in (
+        (Clause(both, [1., -0.5]), True),                  # unsafe: y0 > 1 and y0 < 0.5
+        (Clause(both, [1., -0.5], strict=True), True),
+        (Clause(both, [0.5, -1.]), False),                 # unsafe: 0.5 < y0 < 1
+        (Clause(both, [1., -1.]), True),                   # unsafe: y0 > 1 and y0 < 1
+        (Clause(both, [1., -1.], strict=True), False),     # unsafe: y0 = 1
+        (Clause(up, [1.]), False), (Clause([[0., 0.]], [0.]), True), (Clause([[0., 0.]], [0.], strict=True), False)):
+      with self.subTest(clause):
+        self.assertEqual(clause.always_holds, always)
+        self.assertEqual(Property(box, (clause,)).is_vacuous, always)
+        self.assertFalse(Property(box, (clause, Clause(up, [1.]))).is_vacuous)
 
   def test_sizes_are_checked(self):
     spec = (Property(Box([0.], [1.]), wins(0, 2)),)
