@@ -16,7 +16,7 @@ class Verdict(enum.Enum):
 
 
 class VacuousError(JaxfixError):
-  """A property has no inputs, or conditions that cannot fail: it holds of every network, and says nothing of this one."""
+  """A property has no inputs, or conditions that cannot fail: it holds of every network and says nothing of one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
