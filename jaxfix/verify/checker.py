@@ -552,7 +552,7 @@ def _check_duals(network: tuple[Op, ...], claim: Property, float32: bool, array:
           or not np.isfinite(array).all(), 'the tree and its multipliers have a wrong shape or type, or are not finite')
   tree = array[:, 0]
   _reject((np.abs(tree) > 2**15).any() or (tree != np.floor(tree)).any(), 'the tree does not hold integers')
-  q = array[tree < 0, 1:].reshape(-1, rows, len(a))
+  q = array[tree < 0, 1:].reshape(int((tree < 0).sum()), rows, len(a))
   _reject((q < 0).any(), 'a multiplier is negative')
   return _check_leaves(network, claim, float32, tree.astype(np.int16), (a, b, q))
 
