@@ -539,7 +539,8 @@ def _between(p: np.ndarray, q: np.ndarray, column: int) -> np.ndarray:
 
 def _check_splits(network: tuple[Op, ...], claim: Property, float32: bool, array: np.ndarray | None) -> str:
   _reject(claim.kind not in ('box', 'hpolytope'), 'evidence by splits is for boxes')
-  _reject(array is None or array.dtype != np.int16 or array.ndim != 1, 'the tree is not an array of int16')
+  _reject(array is None or array.dtype not in (np.int16, np.int32) or array.ndim != 1, 'the tree is not an array of '
+          'int16 or int32')
   return _check_leaves(network, claim, float32, array, None)
 
 
@@ -551,10 +552,10 @@ def _check_duals(network: tuple[Op, ...], claim: Property, float32: bool, array:
   _reject(array is None or array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != 1 + rows * len(a)
           or not np.isfinite(array).all(), 'the tree and its multipliers have a wrong shape or type, or are not finite')
   tree = array[:, 0]
-  _reject((np.abs(tree) > 2**15).any() or (tree != np.floor(tree)).any(), 'the tree does not hold integers')
+  _reject((np.abs(tree) >= 2**31).any() or (tree != np.floor(tree)).any(), 'the tree does not hold integers')
   q = array[tree < 0, 1:].reshape(int((tree < 0).sum()), rows, len(a))
   _reject((q < 0).any(), 'a multiplier is negative')
-  return _check_leaves(network, claim, float32, tree.astype(np.int16), (a, b, q))
+  return _check_leaves(network, claim, float32, tree.astype(np.int32), (a, b, q))
 
 
 Cuts = tuple[np.ndarray, np.ndarray, np.ndarray]   # a `[m, n]`, b `[m]` and multipliers `[boxes, rows, m]`

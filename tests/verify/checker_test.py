@@ -576,7 +576,8 @@ class SplitsTest(_Case):
     self.reject(self._make(tree, h=100.), words)
 
   def test_trees_of_another_type(self):
-    for tree in (np.array([0, -1, -1], np.int32), np.array([0., -1, -1]), np.array([[0, -1, -1]], np.int16), None,
+    checker.check_claim(self._make([0, -1, -1], dtype=np.int32))
+    for tree in (np.array([0, -1, -1], np.int64), np.array([0., -1, -1]), np.array([[0, -1, -1]], np.int16), None,
                  np.array([0, -1, -1], '>i2'), np.array(-1, np.int16)):
       found = self._make([-1], h=100.)
       self.reject(dataclasses.replace(found, evidence=(('splits', tree),)), 'int16')
@@ -669,7 +670,8 @@ class DualsTest(_Case):
     array = good.evidence[0][1]
     for bad in (None, array[0], array[:, :1], np.concatenate([array, array], axis=1), array.astype(np.float32),
                 array * np.nan, array * [1., np.inf], array * .5, np.zeros((0, 2)), array * 40000., array - [1, 0],
-                np.concatenate([array, array]), array.astype('>f8'), np.full((1, 2), 32768.), array[None]):
+                np.concatenate([array, array]), array.astype('>f8'), array[None],
+                np.full((1, 2), 2.**31), np.full((1, 2), 2.**32 - 1)):
       self.reject(dataclasses.replace(good, evidence=(('duals', bad),)))
     for arrays in (self._SET[:3], (*self._SET[:2], np.ones((1, 3)), np.ones(1)), (*self._SET[:3], np.ones(2)),
                    (*self._SET[:2], np.ones(2), np.ones(1)), (*self._SET[:3], np.array([np.nan])),

@@ -50,15 +50,12 @@ class PlantedTest(absltest.TestCase):
 
   def test_bounds_do_not_exclude_it(self):
     objective = np.array([[1., -1.]], np.float32)
-    low, high = np.zeros((1, planted.INPUTS), np.float32), np.ones((1, planted.INPUTS), np.float32)
     for seed in range(_NUMBER):
-      p, (graph, _), (form, _) = _case(seed)
+      p, (graph, _), _ = _case(seed)
+      low, high = (np.stack([side, p.point]) for side in (p.property.inputs.lower, p.property.inputs.upper))
       for method in ('ibp', 'crown'):
-        most = bounds.bound_boxes(graph, low, high, objective, method=method, batch_size=4)[1]
-        self.assertGreaterEqual(most[0, 0], planted.LIMIT, (seed, method))
-        around = p.point.astype(np.float32)[None]
-        most = bounds.bound_boxes(graph, around, around, objective, method=method, batch_size=4)[1]
-        self.assertGreaterEqual(most[0, 0], planted.LIMIT, (seed, method))
+        most = bounds.bound_boxes(graph, low, high, objective, method=method, batch_size=2)[1]
+        self.assertTrue((most >= planted.LIMIT).all(), (seed, method))
 
   def test_the_checker_accepts_no_tree(self):
     for seed in range(_NUMBER):
@@ -95,11 +92,11 @@ class PlantedTest(absltest.TestCase):
     self._never_proved(range(_NUMBER), 'splits', 0.2)
 
   def test_integer_programs_never_prove_it(self):
-    verdicts = self._never_proved(range(0, _NUMBER, 2), 'milp', 2.)
+    verdicts = self._never_proved(range(0, _NUMBER, 4), 'milp', 2.)
     self.assertGreater(verdicts.count(Verdict.REFUTED), 3)   # it can be found
 
   def test_integer_programs_without_bounds_never_prove_it(self):
-    for seed in range(1, _NUMBER, 4):
+    for seed in range(1, _NUMBER, 8):
       p, _, (form, _) = _case(seed)
       self.assertNotEqual(milp.decide(form, p.property, time_limit_s=1.).verdict, 'safe', seed)
 
