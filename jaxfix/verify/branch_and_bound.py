@@ -35,6 +35,7 @@ BATCHES = (128, 2048)
 
 _LEAST_WIDTH = 1e-7
 _SPARE = 1e-9
+_MOST_SAMPLED = 2**26   # values of the network that are computed for samples: half a GiB, were they all kept
 _BYTES_A_BOX = 200   # of an open box of few inputs, with what the tree keeps of it
 
 
@@ -66,7 +67,8 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
   outcome = functools.partial(Outcome, engine='branch and bound')
   done = lambda: {'num_boxes': search.num_boxes, 'decided': search.decided, 'seconds': time.monotonic() - start}
   # Easy cases first, before anything is compiled.
-  found = search.confirm(falsify.samples(search.box, key=jax.random.fold_in(key, 0)))
+  number = min(4096, _MOST_SAMPLED // sum(op.size for op in form.ops))
+  found = search.confirm(falsify.samples(search.box, key=jax.random.fold_in(key, 0), number=number))
   if found is None and search.proves_root():
     return outcome(Verdict.PROVED, evidence=search.evidence(), strength=strength, **done())
   if found is None:
@@ -198,7 +200,10 @@ class _Search:
       candidates = candidates[self.polytope.contains(candidates)]
     if not len(candidates):
       return None
-    slack = np.min([c.slack(normal_form.evaluate(self.form, candidates)) for c in self.p.clauses], axis=0)
+    few = max(1, _MOST_SAMPLED // 8 // sum(op.size for op in self.form.ops))   # evaluated at once
+    y = np.concatenate([normal_form.evaluate(self.form, candidates[i:i + few])
+                        for i in range(0, len(candidates), few)])
+    slack = np.min([c.slack(y) for c in self.p.clauses], axis=0)
     order = np.argsort(slack)[:4]
     return falsify.confirm(self.network, self.p.inputs, self.p.clauses, candidates[order[slack[order] <= 1e-9]])
 
@@ -218,7 +223,7 @@ class _Search:
       nodes.append(node)
       if self.cuts[node] >= 0:
         stack += [self.children[node] + 1, self.children[node]]
-    tree = np.array([self.cuts[node] for node in nodes], np.int16)
+    tree = np.array([self.cuts[node] for node in nodes], np.int16 if len(self.free) <= 2**15 else np.int32)
     if not self.multipliers:
       return 'splits', tree
     none = np.zeros((len(self.h), len(self.polytope.a)))

@@ -1,5 +1,7 @@
 """Branch and bound on the worked example, at its limits, and against integer programs."""
 import functools
+import tracemalloc
+from unittest import mock
 
 import jax
 import numpy as np
@@ -7,9 +9,9 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from jaxfix.errors import BadInputError
-from jaxfix.verify import branch_and_bound, certificate, checker, milp
+from jaxfix.verify import branch_and_bound, certificate, checker, falsify, milp
 from jaxfix.verify.graph import trace
-from jaxfix.verify.normal_form import lower
+from jaxfix.verify.normal_form import NormalForm, Op, lower
 from jaxfix.verify.spec import Box, Clause, HPolytope, Points, Property, VPolytope
 from jaxfix.verify.verdict import VacuousError, Verdict
 from tests.verify import networks
@@ -141,6 +143,20 @@ class LimitsTest(parameterized.TestCase):
     self.assertIs(outcome.verdict, Verdict.PROVED)
     self.assertEqual(outcome.evidence[1].tolist(), [n - 1, -1, -1])
     checker.check_claim(certificate.make(form, (p,), [outcome.evidence]))
+
+  def test_a_large_network_is_not_kept_in_memory_for_every_sample(self):
+    """A thousand inputs of a network with 2^20 values would take 8 GiB at once."""
+    width = 2**19
+    ops = (Op('input', (), None, 2), Op('gather', (0,), np.tile(np.int32([1, 2]), width // 2), width),
+           Op('relu', (1,), None, width), Op('sum', (2,), np.array([width], np.int32), 1))
+    form, p = NormalForm(ops), Property(Box([0., 0.], [1., 1.]), (_row([1.], -1.),))
+    tracemalloc.start()
+    search = branch_and_bound._Search(None, form, p, 'real')
+    with mock.patch.object(falsify, 'confirm', lambda network, inputs, clauses, candidates: candidates):
+      self.assertLen(search.confirm(np.random.default_rng(0).random((200, 2))), 4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    self.assertLess(peak, 2**28)
 
   def test_the_same_key_gives_the_same_answer(self):
     traced, p = self._hard()
