@@ -89,7 +89,7 @@ class PlantedTest(absltest.TestCase):
     return verdicts
 
   def test_splits_never_prove_it(self):
-    self._never_proved(range(_NUMBER), 'splits', 0.2)
+    self._never_proved(range(_NUMBER), 'splits', 0.1)
 
   def test_integer_programs_never_prove_it(self):
     verdicts = self._never_proved(range(0, _NUMBER, 4), 'milp', 2.)
