@@ -8,7 +8,7 @@ accepted only when the checker's own bounds prove it, so that the tree of boxes 
     take a batch; bound every row of every clause from above (CROWN)
     safe if every clause has a row below its limit, and the checker agrees: a leaf
     otherwise look for a counterexample at the centre and at the corner where the linear bound is worst
-    cut the rest in half along the input with the largest smear |coefficient| * width, but never into slivers
+    cut the rest in half along the input with the largest smear |coefficient| * width, sparing sides cut often
 
 On an H-polytope a x <= b a linear program takes the place of the corner: its multipliers go into the evidence, and turn
 the linear bound into one that holds where a x <= b (V§11.4).
@@ -34,7 +34,7 @@ BATCHES = (128, 2048)
 """Boxes bounded in one call: the smaller number until there are four times as many open."""
 
 _LEAST_WIDTH = 1e-7
-_SLIVER = 16   # no side is cut that has been cut four times more often than another: a loose bound's smear misleads
+_EVENNESS = 1 / 3   # how much sides that were cut often are spared: the smear of a loose bound alone makes slivers
 _SPARE = 1e-9
 _MOST_SAMPLED = 2**26   # values of the network that are computed for samples: half a GiB, were they all kept
 _BYTES_A_BOX = 200   # of an open box of few inputs, with what the tree keeps of it
@@ -154,8 +154,7 @@ class _Search:
       return found
     width = upper[rest] - lower[rest]
     halvings = width / np.where(self.free, self.box.upper - self.box.lower, np.inf)   # 2^-k after k cuts
-    wide = halvings >= halvings.max(axis=1, keepdims=True) / _SLIVER
-    smear = np.where(self.free & wide, np.abs(a) * width, -1)
+    smear = np.where(self.free, np.abs(a) * width * halvings**_EVENNESS, -1)
     if not (width.max(axis=1) > _LEAST_WIDTH).all():
       self.too_narrow = True
       self.open += [batch[i] for i in rest]
