@@ -6,7 +6,7 @@ pgd: attack on the study's LeNet5 against Foolbox with PyTorch (an environment o
 6 times. conv: VGG16, forward (target 4 times) and training step (3 times), against plain `lax.conv_general_dilated`.
 arachne: evaluations of candidates through the cached suffix against whole networks, and the seconds of a search.
 bounds: IBP and CROWN boxes a second against auto_LiRPA with PyTorch (an environment of its own; target 4 times CROWN).
-regions: exact lines and a certificate of 1,000 vertices. acasxu: properties 1 to 4 on 37 networks, a quarter of an hour.
+regions: exact lines and a certificate of 1,000 vertices. acasxu: properties 1 to 4 on 37 networks, which takes long.
 Stop everything else on the machine first.
 """
 import importlib
