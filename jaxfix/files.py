@@ -41,6 +41,18 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     partial.unlink(missing_ok=True)
 
 
+def check_writable(path: str | os.PathLike) -> None:
+  """Raises `OutputError` if `path` cannot be written later; to be asked before long work."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise OutputError(f'Cannot write {path}: it is a folder. Name a file.')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+  except OSError as e:
+    raise OutputError(f'Cannot write {path}: {e.strerror or e}. Choose another output folder.') from e
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes UTF-8 text atomically."""
   with replacing(path) as partial:

@@ -2,23 +2,24 @@
 
   python -m launch.verify --model=net.onnx --spec=prop.vnnlib --timeout=60 --certificate=proof.npz
 
-Prints PROVED, REFUTED with a counterexample, or UNKNOWN with the reason, and exits with 0, 1 or 3 (2 is a mistake in
-the input). A counterexample violates the property in exact arithmetic, and in onnxruntime on the file itself, where
-that is installed. --certificate writes a proof that `launch.check_certificate` checks without trusting this program.
+Prints PROVED, REFUTED with a counterexample, or UNKNOWN with the reason, and exits with 0, 4 or 3 (2 is a mistake in
+the input, 1 a defect of ours). A counterexample violates the property in exact arithmetic, and in onnxruntime on the
+file itself, where that is installed. --certificate writes a proof that `launch.check_certificate` checks without
+trusting this program.
 """
 import importlib.util
 import pathlib
+import sys
 
 import jax
 import numpy as np
 from absl import flags
 
-from jaxfix import interchange
+from jaxfix import files, interchange
 from jaxfix.errors import Unadaptable, UnsupportedLayerError
 from jaxfix.interchange import vnnlib
-from jaxfix.verify import branch_and_bound, certificate
+from jaxfix.verify import certificate, faithful
 from jaxfix.verify import decide as decisions
-from jaxfix.verify.graph import trace
 from jaxfix.verify.spec import Spec
 from jaxfix.verify.verdict import Outcome, Verdict
 from launch import cli
@@ -33,7 +34,7 @@ _ENGINE = flags.DEFINE_enum('engine', 'auto', list(decisions.ENGINES), 'How boxe
 _VNNCOMP = flags.DEFINE_bool('vnncomp', False, "The competition's words: unsat, sat, unknown, timeout.")
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the search for counterexamples.', lower_bound=0)
 
-_EXIT = {Verdict.PROVED: 0, Verdict.REFUTED: 1, Verdict.UNKNOWN: 3}
+_EXIT = {Verdict.PROVED: 0, Verdict.REFUTED: 4, Verdict.UNKNOWN: 3}
 _WORDS = {Verdict.PROVED: 'unsat', Verdict.REFUTED: 'sat', Verdict.UNKNOWN: 'unknown'}
 
 
@@ -47,10 +48,14 @@ def _say(verdict: Verdict, reason: str, detail: str = '') -> int:
 
 def _replays(spec: Spec, x: np.ndarray) -> bool | None:
   """Whether onnxruntime finds a violation at `x` `[n]` on the file itself; None where it cannot be asked."""
-  if pathlib.Path(_MODEL.value).suffix != '.onnx' or importlib.util.find_spec('onnxruntime') is None:
+  if pathlib.Path(_MODEL.value).suffix.lower() != '.onnx' or importlib.util.find_spec('onnxruntime') is None:
     return None
   import onnxruntime
-  session = onnxruntime.InferenceSession(_MODEL.value, providers=['CPUExecutionProvider'])
+  try:
+    session = onnxruntime.InferenceSession(_MODEL.value, providers=['CPUExecutionProvider'])
+  except Exception as e:   # it has many kinds of errors, and none of them takes the counterexample away
+    print(f'onnxruntime does not load {_MODEL.value}: {str(e).splitlines()[0]}', file=sys.stderr)
+    return None
   entry = session.get_inputs()[0]
   shape = [d if isinstance(d, int) else 1 for d in entry.shape]
   y = np.asarray(session.run(None, {entry.name: x.astype(np.float32).reshape(shape)})[0], np.float64).reshape(-1)
@@ -58,18 +63,22 @@ def _replays(spec: Spec, x: np.ndarray) -> bool | None:
 
 
 def main() -> int:
+  if _CERTIFICATE.value:
+    files.check_writable(_CERTIFICATE.value)
   spec = vnnlib.read(_SPEC.value)
   try:
     classifier = interchange.read_classifier(_MODEL.value)
-    graph = trace(classifier)
     if not _VNNCOMP.value:
-      print(f'{graph.num_inputs} inputs, {graph.num_outputs} outputs, {len(spec)} properties; may need up to '
-            f'{branch_and_bound.expected_bytes(graph) / 2**30:.1f} GiB', flush=True)
+      needed = decisions.expected_bytes(classifier, spec, _ENGINE.value)
+      print('\n'.join([f'{len(spec)} properties; may need {needed / 2**30:.1f} GiB', *faithful.remarks(classifier)]),
+            flush=True)
     decision = decisions.decide(classifier, spec, key=jax.random.key(_SEED.value), time_limit_s=_TIMEOUT.value,
                                 strength=_STRENGTH.value, engine=_ENGINE.value, on_outcome=_report)
   except (UnsupportedLayerError, Unadaptable) as e:
     return _say(Verdict.UNKNOWN, 'operator', str(e))
   verdict, reason = decision.verdict, decision.reason
+  if _CERTIFICATE.value and decision.certificate is None:
+    pathlib.Path(_CERTIFICATE.value).unlink(missing_ok=True)   # an earlier run's would be taken for this one's
   if verdict is Verdict.REFUTED:
     x = decision.outcomes[-1].counterexample
     agreed = _replays(spec, x)
@@ -80,14 +89,16 @@ def main() -> int:
     pairs = [f'({name}_{i} {v:.17g})' for name, values in (('X', x), ('Y', y)) for i, v in enumerate(values.tolist())]
     print('(' + '\n'.join(pairs) + ')')
     return code
-  if verdict is Verdict.PROVED and decision.certificate is not None and _CERTIFICATE.value:
-    certificate.save(_CERTIFICATE.value, decision.certificate)
   detail = f'{decision.seconds:.1f} s'
   if verdict is Verdict.PROVED:
-    solver = any(o.strength == 'solver' for o in decision.outcomes)
-    detail += ', by the word of a solver; there is no certificate' if solver else f', {_STRENGTH.value}' + (
-      f', certificate in {_CERTIFICATE.value}' if _CERTIFICATE.value else '')
-  return _say(verdict, reason, detail)
+    detail += f', {_STRENGTH.value}' if decision.certificate is not None else (
+      ', over the reals, by the word of a solver; there is no certificate')
+  code = _say(verdict, reason, detail)
+  if _CERTIFICATE.value and decision.certificate is not None:
+    certificate.save(_CERTIFICATE.value, decision.certificate)
+    if not _VNNCOMP.value:
+      print(f'certificate in {_CERTIFICATE.value}')
+  return code
 
 
 def _report(i: int, outcome: Outcome) -> None:

@@ -145,7 +145,7 @@ def _error(where: _Token | _List, message: str) -> CorruptFileError:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-  for number, line in enumerate(text.splitlines(), 1):
+  for number, line in enumerate(re.split(r'\r\n|\r|\n', text), 1):   # a form feed ends no comment
     for match in _TOKEN.finditer(line.split(';', 1)[0]):
       yield _Token(match.group(), number, match.start() + 1)
 

@@ -129,8 +129,8 @@ def check_claim(certificate: Certificate) -> tuple[str, ...]:
   _reject(certificate.strength not in ('real', 'float32'), f'unknown strength {certificate.strength!r}')
   _reject(not certificate.spec, 'the specification has no property')
   if certificate.strength == 'float32':
-    _reject(any(op.array is not None and ((op.array != 0) & (np.abs(op.array) < _SUBNORMAL32)).any()
-                for op in certificate.network), 'float32: a weight is subnormal, and some devices take it for zero')
+    _reject(any(op.array is not None and has_subnormal(op.array) for op in certificate.network),
+            'float32: a weight is subnormal, and some devices take it for zero')
   _reject(len(certificate.evidence) != len(certificate.spec), 'there is not one evidence for each property')
   lines = []
   for i, (claim, (kind, array)) in enumerate(zip(certificate.spec, certificate.evidence, strict=True)):
@@ -145,6 +145,11 @@ def check_claim(certificate: Certificate) -> tuple[str, ...]:
     except MemoryError as e:
       raise RejectedError(f'property {i}: it does not fit into memory: {e}') from e
   return tuple(lines)
+
+
+def has_subnormal(array: np.ndarray) -> bool:
+  """Whether a float32 weight is so small that some devices take it for zero."""
+  return bool(((array != 0) & (np.abs(array) < _SUBNORMAL32)).any())
 
 
 def _reject(condition: Any, message: str) -> None:
@@ -555,7 +560,8 @@ def _check_duals(network: tuple[Op, ...], claim: Property, float32: bool, array:
   _reject((np.abs(tree) >= 2**31).any() or (tree != np.floor(tree)).any(), 'the tree does not hold integers')
   q = array[tree < 0, 1:].reshape(int((tree < 0).sum()), rows, len(a))
   _reject((q < 0).any(), 'a multiplier is negative')
-  return _check_leaves(network, claim, float32, tree.astype(np.int32), (a, b, q))
+  return 'on a polytope that is not shown to have points, ' + _check_leaves(
+    network, claim, float32, tree.astype(np.int32), (a, b, q))
 
 
 Cuts = tuple[np.ndarray, np.ndarray, np.ndarray]   # a `[m, n]`, b `[m]` and multipliers `[boxes, rows, m]`

@@ -2,6 +2,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import threadpoolctl
 
 from jaxfix.classifier import Classifier
 from jaxfix.errors import require
-from jaxfix.verify import branch_and_bound, certificate, checker, falsify, milp
+from jaxfix.verify import bounds, branch_and_bound, certificate, checker, faithful, falsify, milp
 from jaxfix.verify.graph import Graph, trace
 from jaxfix.verify.normal_form import NormalForm, lower
 from jaxfix.verify.spec import Box, HPolytope, Points, Property, Spec, check_sizes
@@ -61,7 +62,8 @@ def decide(classifier: Classifier, spec: Spec, *, key: jax.Array, time_limit_s: 
     on_outcome: called after each property.
   Raises:
     VacuousError: a property has no inputs, or conditions that cannot fail.
-    Unadaptable: the network has operations that cannot be verified exactly.
+    Unadaptable: the network has operations that cannot be verified exactly; its file ends in a softmax and the spec
+      does more than compare outputs; or no claim about float32 can be made of it (`faithful.py`).
     BadInputError: sizes that do not fit, NaN weights, an unknown engine or strength.
   """
   require(engine in ENGINES, f'engine must be one of {", ".join(ENGINES)}, got {engine!r}.')
@@ -71,6 +73,9 @@ def decide(classifier: Classifier, spec: Spec, *, key: jax.Array, time_limit_s: 
   start = time.monotonic()
   graph = trace(classifier)
   form = lower(graph)
+  faithful.check_outputs(classifier, spec)
+  if strength == 'float32':
+    faithful.check_float32(classifier, form)
   check_sizes(spec, form.num_inputs, form.num_outputs)
   for i, p in enumerate(spec):
     if p.is_vacuous:
@@ -85,12 +90,37 @@ def decide(classifier: Classifier, spec: Spec, *, key: jax.Array, time_limit_s: 
       outcomes.append(Outcome(Verdict.UNKNOWN, 'time'))
     else:
       with threadpoolctl.threadpool_limits(1, user_api='blas'):   # the checker has threads of its own
-        outcomes.append(_decide(graph, form, p, jax.random.fold_in(key, i), left, strength, engine))
+        outcomes.append(_within_limits(graph, form, p, jax.random.fold_in(key, i), left, strength, engine))
     on_outcome(i, outcomes[-1])
   found = None
   if len(outcomes) == len(spec) and all(o.verdict is Verdict.PROVED and o.evidence for o in outcomes):
     found = certificate.make(form, spec, [o.evidence for o in outcomes], strength)
   return Decision(tuple(outcomes), found, time.monotonic() - start)
+
+
+def _within_limits(*arguments: Any) -> Outcome:
+  """`_decide`, with what the machine or the checker cannot hold as an outcome."""
+  start = time.monotonic()
+  try:
+    return _decide(*arguments)
+  except checker.RejectedError:   # exact arithmetic has its limits: too many digits or divisors
+    reason = 'size'
+  except MemoryError:
+    reason = 'memory'
+  except jax.errors.JaxRuntimeError as e:
+    if 'RESOURCE_EXHAUSTED' not in str(e):
+      raise
+    reason = 'memory'
+  return Outcome(Verdict.UNKNOWN, reason, seconds=time.monotonic() - start)
+
+
+def expected_bytes(classifier: Classifier, spec: Spec, engine: str = 'auto') -> int:
+  """About the memory that `decide` may come to need beside the network itself (and a solver's own)."""
+  graph = trace(classifier)
+  boxes = [getattr(p.inputs, 'box', p.inputs) for p in spec if isinstance(p.inputs, (Box, HPolytope))]
+  if engine == 'splits' or any((box.lower < box.upper).sum() <= _FEW_INPUTS for box in boxes):
+    return branch_and_bound.expected_bytes(graph)
+  return 8 * 6 * bounds.box_bytes(graph)   # the checker's bounds of one box, in float64 with what it needs beside
 
 
 def _decide(graph: Graph, form: NormalForm, p: Property, key: jax.Array, time_limit_s: float, strength: str,
@@ -106,9 +136,11 @@ def _decide(graph: Graph, form: NormalForm, p: Property, key: jax.Array, time_li
   first = splits(most_boxes=0)
   if first.verdict is not Verdict.UNKNOWN:
     return first
-  if form.num_activations > _FEW_ACTIVATIONS:
+  if form.num_activations > _FEW_ACTIVATIONS or strength == 'float32':   # an integer program knows the reals only
     return dataclasses.replace(first, reason='size')
-  return _by_milp(form, p, max(1., time_limit_s - first.seconds), first)
+  if time_limit_s <= first.seconds:
+    return dataclasses.replace(first, reason='time')
+  return _by_milp(form, p, time_limit_s - first.seconds, first)
 
 
 def _by_milp(form: NormalForm, p: Property, time_limit_s: float, before: Outcome) -> Outcome:

@@ -166,5 +166,21 @@ class WriteTest(parameterized.TestCase):
       vnnlib.unparse(make())
 
 
+class CommentTest(absltest.TestCase):
+
+  def test_only_line_ends_end_a_comment(self):
+    text = """(declare-const X_0 Real)
+(declare-const Y_0 Real)
+(assert (<= X_0 1)) ; was{}(assert (<= X_0 -1))
+(assert (>= X_0 -2))
+(assert (>= Y_0 0))
+"""
+    for separator in (' ', '\x0c', '\x0b', '\x85', '\u2028', '\x1c'):
+      with self.subTest(repr(separator)):
+        self.assertEqual(vnnlib.parse(text.format(separator))[0].inputs.upper[0], 1.)
+    for separator in ('\n', '\r\n', '\r'):
+      self.assertEqual(vnnlib.parse(text.format(separator))[0].inputs.upper[0], -1.)
+
+
 if __name__ == '__main__':
   absltest.main()
