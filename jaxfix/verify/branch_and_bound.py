@@ -50,7 +50,7 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
     key: of the search for counterexamples, consumed.
     time_limit_s: seconds, > 0.
     strength: 'real' or 'float32', what is to be proven.
-    most_boxes: give up beyond this many.
+    most_boxes: give up beyond this many, reason 'memory'; 0 tries the whole box only.
   Returns:
     PROVED with evidence ('splits', or 'duals' for an H-polytope), REFUTED with a counterexample, or UNKNOWN with the
     reason.
@@ -78,14 +78,14 @@ def decide(graph: Graph, form: NormalForm, p: Property, *, key: jax.Array, time_
     return outcome(Verdict.REFUTED, counterexample=found, **done())
   while search.open:
     if time.monotonic() - start > time_limit_s:
-      return outcome(Verdict.UNKNOWN, 'time', **done())
+      return outcome(Verdict.UNKNOWN, 'time', undecided=search.undecided(), **done())
     if search.num_boxes > most_boxes:
-      return outcome(Verdict.UNKNOWN, 'memory', **done())
+      return outcome(Verdict.UNKNOWN, 'memory', undecided=search.undecided(), **done())
     found = search.step()
     if found is not None:
       return outcome(Verdict.REFUTED, counterexample=found, **done())
     if search.too_narrow:
-      return outcome(Verdict.UNKNOWN, 'numerics', **done())
+      return outcome(Verdict.UNKNOWN, 'numerics', undecided=search.undecided(), **done())
   return outcome(Verdict.PROVED, evidence=search.evidence(), strength=strength, **done())
 
 
@@ -216,6 +216,10 @@ class _Search:
     self.open += [(len(self.cuts) + 1, above, upper, share / 2), (len(self.cuts), lower, below, share / 2)]
     self.cuts += [-1, -1]
     self.children += [-1, -1]
+
+  def undecided(self) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper `[b, n]` of the open boxes."""
+    return np.array([box[1] for box in self.open]), np.array([box[2] for box in self.open])
 
   def evidence(self) -> Evidence:
     """The cuts in preorder, and the multipliers of the leaves where any are needed."""

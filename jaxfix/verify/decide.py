@@ -133,8 +133,8 @@ def _decide(graph: Graph, form: NormalForm, p: Property, key: jax.Array, time_li
                                                      strength=strength, **options)
   if engine == 'splits' or engine == 'auto' and few:
     return splits()
-  first = splits(most_boxes=0)
-  if first.verdict is not Verdict.UNKNOWN:
+  first = splits(most_boxes=0)   # the whole box at once, and the search for a counterexample
+  if first.verdict is not Verdict.UNKNOWN or first.reason == 'time':
     return first
   if form.num_activations > _FEW_ACTIVATIONS or strength == 'float32':   # an integer program knows the reals only
     return dataclasses.replace(first, reason='size')

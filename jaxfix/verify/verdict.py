@@ -33,6 +33,8 @@ class Outcome:
     engine: what decided.
     num_boxes: boxes that were bounded.
     decided: share of the volume of the input set that was proven, in [0, 1].
+    undecided: lower and upper `[b, n]` of the boxes that were left where a limit stopped the search: on the rest of the
+      input set the property is proven. None where that is not known.
     seconds: wall time.
   """
   verdict: Verdict
@@ -43,4 +45,5 @@ class Outcome:
   engine: str = ''
   num_boxes: int = 0
   decided: float = 0.
+  undecided: tuple[np.ndarray, np.ndarray] | None = None
   seconds: float = 0.

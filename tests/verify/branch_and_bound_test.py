@@ -69,6 +69,9 @@ class N1Test(parameterized.TestCase):
     self.assertEqual((outcome.verdict, outcome.reason), (Verdict.UNKNOWN, 'numerics'))
     self.assertIsNone(outcome.evidence)
     self.assertBetween(outcome.decided, .5, 1.)
+    lower, upper = outcome.undecided   # the rest of [-1, 3], where y = 1/2: within [2, 3]
+    self.assertAlmostEqual((upper - lower).sum() / 4, 1 - outcome.decided)
+    self.assertGreater(lower.min(), 1.9)
     outcome = _decide(_traced('n1'), Property(self._BOX, (_row([1.], .5, strict=True),)))
     self.assertIs(outcome.verdict, Verdict.REFUTED)
 
