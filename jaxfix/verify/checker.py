@@ -624,7 +624,7 @@ def _boxes_hold(network, clauses, lower, upper, float32, cuts) -> np.ndarray:
     g = np.concatenate([c.g for c in clauses])
     most = -_backward(network, len(network) - 1, -g, bounds, cuts)
     if float32:
-      most = np.nextafter(most + _up(errors @ np.abs(g).T), np.inf)
+      most = np.nextafter(most + (_up(errors @ np.abs(g).T) + _TINY), np.inf)
     small = [np.maximum(np.abs(low), np.abs(high)).max(axis=1, initial=0) < _MOST for low, high in bounds]
     good, at = np.all(small, axis=0), 0
     for c in clauses:
