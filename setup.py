@@ -55,6 +55,7 @@ setuptools.setup(
       'maraboupy>=2.0',
       'pytest>=8',
       'pytest-cov>=5',
+      'pytest-xdist>=3.6',
       'hypothesis>=6.100',
       'ruff>=0.9',
       'foolbox>=3.3.4',

@@ -202,7 +202,7 @@ class DecideTest(parameterized.TestCase):
 
   def test_a_clause_holds_if_one_of_its_rows_does(self):
     form = forms.toy()   # values -1/2 to 1/2 on [-1, 3]
-    both = Clause([[1.], [-1.]], [.2, .2])   # y <= 0.2 or y >= -0.2, always
+    both = Clause([[1.], [-1.]], [-2., .6])   # y <= -2 or y >= -0.6
     hole = Clause([[1.], [-1.]], [-.1, -.1])   # y <= -0.1 or y >= 0.1
     box = Box([-1.], [3.])
     self.assertEqual(self.decide(form, Property(box, (both,))).verdict, 'safe')
