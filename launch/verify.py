@@ -75,10 +75,11 @@ def main() -> int:
     decision = decisions.decide(classifier, spec, key=jax.random.key(_SEED.value), time_limit_s=_TIMEOUT.value,
                                 strength=_STRENGTH.value, engine=_ENGINE.value, on_outcome=_report)
   except (UnsupportedLayerError, Unadaptable) as e:
+    _remove_earlier_certificate()
     return _say(Verdict.UNKNOWN, 'operator', str(e))
   verdict, reason = decision.verdict, decision.reason
-  if _CERTIFICATE.value and decision.certificate is None:
-    pathlib.Path(_CERTIFICATE.value).unlink(missing_ok=True)   # an earlier run's would be taken for this one's
+  if decision.certificate is None:
+    _remove_earlier_certificate()
   if verdict is Verdict.REFUTED:
     x = decision.outcomes[-1].counterexample
     agreed = _replays(spec, x)
@@ -99,6 +100,12 @@ def main() -> int:
     if not _VNNCOMP.value:
       print(f'certificate in {_CERTIFICATE.value}')
   return code
+
+
+def _remove_earlier_certificate() -> None:
+  """An earlier run's proof beside another verdict would be taken for this run's."""
+  if _CERTIFICATE.value:
+    pathlib.Path(_CERTIFICATE.value).unlink(missing_ok=True)
 
 
 def _report(i: int, outcome: Outcome) -> None:

@@ -17,8 +17,8 @@ from jaxfix.verify.normal_form import NormalForm
 from jaxfix.verify.spec import Box, HPolytope, Points, Property, Spec, VPolytope
 
 Evidence = tuple[str, np.ndarray | None]
-"""('points', None), ('pieces', None), ('splits', tree int16) or ('duals', tree with multipliers, float64): see
-`checker.py`."""
+"""('points', None), ('pieces', None), ('splits', tree int16 or int32) or ('duals', tree with multipliers, float64):
+see `checker.py`."""
 
 
 def make(form: NormalForm, spec: Spec, evidence: Sequence[Evidence], strength: str = 'real') -> checker.Certificate:

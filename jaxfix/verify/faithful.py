@@ -9,12 +9,12 @@ from jaxfix.verify.spec import Spec
 
 
 def remarks(classifier: Classifier) -> tuple[str, ...]:
-  """What a reader of a proof must know: numbers that were rounded on the way from the file to the network proven.
+  """What a reader of a proof must know: what was rounded or removed on the way from the file to the network proven.
 
   The proof is about the network as it was read: batch normalization with the float32 factor that JAX computes,
   constants that the file combines rounded to float32.
   """
-  notes = [note for note in getattr(classifier.module, 'notes', ()) if 'rounded' in note]
+  notes = [note for note in getattr(classifier.module, 'notes', ()) if 'rounded' in note or 'softmax' in note.lower()]
   if any(layer.kind == 'bn' for layer in layers.layer_list(classifier)):
     notes.append('Batch normalization multiplies by scale / sqrt(var + epsilon) rounded to float32.')
   return tuple(notes)

@@ -25,8 +25,8 @@ class Outcome:
 
   Attributes:
     verdict: see `Verdict`.
-    reason: for UNKNOWN: 'time', 'memory' (too many open boxes), 'numerics' (too close to tell) or 'size' (no engine
-      takes a network of this size); else ''.
+    reason: for UNKNOWN: 'time', 'memory' (too many open boxes), 'numerics' (too close to tell), 'size' (no engine
+      takes a network of this size, or exact arithmetic has too many digits), or a solver's own; else ''.
     counterexample: `[n]` float64, for REFUTED.
     evidence: for the certificate; None where there is none, as for the word of a solver.
     strength: of PROVED: 'real' or 'float32' (see `checker.py`), or 'solver'.

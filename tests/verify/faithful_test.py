@@ -7,7 +7,7 @@ from absl.testing import absltest
 
 from jaxfix.errors import Unadaptable
 from jaxfix.models.layer_graph import LayerGraph, Record
-from jaxfix.verify import Box, Clause, Property, graph, milp, normal_form, wins
+from jaxfix.verify import Box, Clause, Property, faithful, graph, milp, normal_form, wins
 from jaxfix.verify.decide import decide
 from jaxfix.verify.verdict import Verdict
 from tests.verify import networks
@@ -33,6 +33,7 @@ class FaithfulTest(absltest.TestCase):
     for clause in (Clause([[1., 0.]], [1.2]), Clause([[1., -1.]], [0.1]), Clause([[2., -1.]], [0.])):
       with self.subTest(clause), self.assertRaisesRegex(Unadaptable, 'Softmax'):
         self._decide(classifier, (clause,))
+    self.assertEqual(faithful.remarks(classifier), (_SOFTMAX,))   # a certificate's reader is told
     orders = [self._decide(classifier, wins(label, 2)).verdict for label in (0, 1)]
     self.assertIn(Verdict.REFUTED, orders)
     free = dataclasses.replace(classifier, module=LayerGraph(classifier.module.layers))
