@@ -108,6 +108,8 @@ class VerifyTest(LaunchCase):
     n1 = lambda spec, *more: self.arguments('n1.onnx', f'{spec}.vnnlib', *more)
     out = self.folder / 'out'
     out.mkdir()
+    for name in ('unsafe', 'exact', 'sine'):   # proofs of earlier runs
+      (out / f'{name}.npz').write_bytes(b'old')
     cases = {
       'safe': n1('safe', f'--certificate={out}/safe.npz'), 'below': n1('below'),
       'float32': n1('safe', f'--certificate={out}/float32.npz', '--strength=float32'),
@@ -116,7 +118,7 @@ class VerifyTest(LaunchCase):
       'milp': n1('safe', '--engine=milp', f'--certificate={out}/milp.npz'),
       'time': n1('safe', '--timeout=0.001'), 'timeout': n1('safe', '--timeout=0.001', '--vnncomp'),
       'exact': n1('exact', f'--certificate={out}/exact.npz'), 'unknown': n1('exact', '--vnncomp'),
-      'sine': self.arguments('Sin.onnx', 'safe.vnnlib'),
+      'sine': self.arguments('Sin.onnx', 'safe.vnnlib', f'--certificate={out}/sine.npz'),
       'sine_words': self.arguments('Sin.onnx', 'safe.vnnlib', '--vnncomp'),
       'smooth': self.arguments('Tanh.onnx', 'safe.vnnlib'),
       'no_model': self.arguments('none.onnx', 'safe.vnnlib'), 'no_spec': n1('none'),
@@ -132,6 +134,8 @@ class VerifyTest(LaunchCase):
       self.assertEqual((done[name][0], done[name][2]), (0, ''), done[name])
       self.assertIn('\nPROVED: ', done[name][1])
     self.assertIn(f'certificate in {out}/safe.npz', done['safe'][1])
+    for name in ('unsafe', 'exact', 'sine'):
+      self.assertFalse((out / f'{name}.npz').exists(), f'the proof of an earlier run stays beside {done[name]}')
     self.assertIn(', float32', done['float32'][1])
     self.assertIn('by the word of a solver; there is no certificate', done['milp'][1])
     self.assertEqual(done['unsat'], (0, 'unsat\n', ''))
