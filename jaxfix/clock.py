@@ -9,20 +9,42 @@ import jax
 
 _COMPILE_EVENTS = ('/jax/core/compile/jaxpr_trace_duration', '/jax/core/compile/jaxpr_to_mlir_module_duration',
                    '/jax/core/compile/backend_compile_duration')
-_total = threading.local()
+
+
+class _Compilation(threading.local):
+  """What JAX compiled in this thread.
+
+  Attributes:
+    seconds: time during which at least one tracing, lowering or compilation was under way.
+    programs: number of programs that XLA compiled.
+    spans: `(start, end)` of those times, disjoint, in order.
+  """
+
+  def __init__(self):
+    self.seconds, self.programs, self.spans = 0., 0, []
+
+  def add(self, start: float, end: float) -> None:
+    """Adds a time that ends now. A function traced while another is traced lies within that one and counts once."""
+    while self.spans and self.spans[-1][0] >= start:
+      first, last = self.spans.pop()
+      self.seconds -= last - first
+    self.spans.append((start, end))
+    self.seconds += end - start
+
+
+_compilation = _Compilation()
 
 
 @functools.cache
 def _listen() -> None:
-  """Registers, once, for the durations that JAX reports of each tracing, lowering and compilation."""
+  """Registers, once, for the times that JAX reports of each tracing, lowering and compilation."""
 
-  def note(event: str, seconds: float, **_) -> None:
+  def note(event: str, start: float, end: float, **_) -> None:
     if event in _COMPILE_EVENTS:
-      _total.seconds = getattr(_total, 'seconds', 0.) + seconds
-      if event == _COMPILE_EVENTS[-1]:
-        _total.programs = getattr(_total, 'programs', 0) + 1
+      _compilation.add(start, end)
+      _compilation.programs += event == _COMPILE_EVENTS[-1]
 
-  jax.monitoring.register_event_duration_secs_listener(note)
+  jax.monitoring.register_event_time_span_listener(note)
 
 
 class Clock:
@@ -41,8 +63,7 @@ class Clock:
   def __init__(self):
     _listen()
     self.seconds: dict[str, float] = {}
-    self._compile_at_start = getattr(_total, 'seconds', 0.)
-    self._programs_at_start = getattr(_total, 'programs', 0)
+    self._compile_at_start, self._programs_at_start = _compilation.seconds, _compilation.programs
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
@@ -56,9 +77,9 @@ class Clock:
   @property
   def compile_seconds(self) -> float:
     """Seconds of tracing, lowering and XLA compilation in this thread since the clock was made."""
-    return getattr(_total, 'seconds', 0.) - self._compile_at_start
+    return _compilation.seconds - self._compile_at_start
 
   @property
   def num_compiled(self) -> int:
     """Programs compiled in this thread since the clock was made."""
-    return getattr(_total, 'programs', 0) - self._programs_at_start
+    return _compilation.programs - self._programs_at_start
