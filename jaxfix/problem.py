@@ -1,5 +1,6 @@
 """What a method may see (`Problem`), what only evaluation sees (`Subject`), and what a method returns (`Repair`)."""
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -35,6 +36,24 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassImportance:
+  """Which classes matter most, and which mistakes are worse than others: what DISTRREP is guided by.
+
+  Attributes:
+    critical: classes whose failures are repaired, whatever they are mistaken for.
+    precisions: class -> how much it matters that it stays right, >= 0, not all 0; a class that is missing counts 0.
+    confusions: (true, predicted) classes whose failures are repaired each by itself; None for the two most frequent
+      wrong predictions of every critical class.
+    risks: class, or (true, predicted) classes -> how bad that mistake is, >= 0, not all 0. None: 2 for a critical class,
+      3 for a confusion of one with a class that is not critical, 1 for other confusions.
+  """
+  critical: tuple[int, ...]
+  precisions: Mapping[int, float]
+  confusions: tuple[tuple[int, int], ...] | None = None
+  risks: Mapping[int | tuple[int, int], float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Problem:
   """A classifier to repair and the data that a method may use; the test split is not here and cannot leak.
 
@@ -44,7 +63,7 @@ class Problem:
     recipe: how the classifier was trained; methods that retrain use it.
     failures: which split the failing and passing samples come from (`design/decisions.md`, 1).
     history: earlier checkpoints of the same training run, oldest first, or None.
-    class_importance: `[c]` float weights of the classes, or None.
+    class_importance: which classes and mistakes matter most, or None.
     spec: what a provable repair must establish beyond the failing samples, or None.
   """
   classifier: Classifier
@@ -54,7 +73,7 @@ class Problem:
   recipe: Recipe = Recipe()
   failures: FailureSource = 'repair'
   history: tuple[Classifier, ...] | None = None
-  class_importance: np.ndarray | None = None
+  class_importance: ClassImportance | None = None
   spec: Any = None
 
   @property
@@ -103,7 +122,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-  """One scalar that a method chose and changed: `path` is `fc3/kernel`, `index` its position in that array."""
+  """One scalar that a method chose: `path` is `fc3/kernel`, `index` its position in that array."""
   path: str
   index: tuple[int, ...]
   before: float
@@ -117,15 +136,18 @@ class Trace:
   Attributes:
     curves: name -> `[t]` array, one value a step (generation, round, epoch): losses, fitness, accuracies.
     selected: step of `curves` whose weights were returned, or None.
-    edits: the localized weights, for methods that choose single ones.
+    edits: the localized weights, changed or not, for methods that choose single ones.
     solver: statistics of an optimization problem, JSON-able.
     notes: one-line remarks for the reader.
+    objective: (before, after) of what the method maximizes over its own data, for methods that never return a model
+      that is worse in it; else None.
   """
   curves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   selected: int | None = None
   edits: tuple[Edit, ...] = ()
   solver: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   notes: tuple[str, ...] = ()
+  objective: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +189,22 @@ def check_split(classifier: Classifier, split: Split, name: str) -> None:
     require(bool(finite.all()), f'{where}: input {int(np.argmin(finite))} holds NaN or infinity; clean the data first.')
 
 
+def check_importance(importance: ClassImportance, num_classes: int) -> None:
+  """Raises `BadInputError` for a class that does not exist, a weight below 0, or weights that are all 0."""
+  confusions = list(importance.confusions or ()) + [key for key in importance.risks or {} if isinstance(key, tuple)]
+  named = [*importance.critical, *importance.precisions, *(key for key in importance.risks or {} if isinstance(key, int)),
+           *(c for pair in confusions for c in pair)]
+  for c in named:
+    require(0 <= c < num_classes, f'class importance names class {c}, but the model has classes 0 to {num_classes - 1}.')
+  for pair in confusions:
+    require(len(pair) == 2 and pair[0] != pair[1], f'class importance: {pair} is no (true, predicted) pair of classes.')
+  require(len(importance.critical) + len(importance.confusions or ()) > 0,
+          'class importance names neither a critical class nor a confusion: nothing would be repaired.')
+  for what, weights in (('precisions', importance.precisions), ('risks', importance.risks)):
+    require(weights is None or all(math.isfinite(w) and w >= 0 for w in weights.values()) and sum(weights.values()) > 0,
+            f'class importance: {what} must be numbers >= 0 and not all 0.')
+
+
 def check_problem(problem: Problem) -> None:
   """Checks everything that every method relies on, before any work.
 
@@ -177,6 +215,11 @@ def check_problem(problem: Problem) -> None:
   """
   require(problem.failures in ('train', 'repair'), f"failures must be 'train' or 'repair', got {problem.failures!r}.")
   check_finite(problem.classifier, 'model under repair')
+  if problem.class_importance is not None:
+    check_importance(problem.class_importance, problem.classifier.num_classes)
+  for earlier in problem.history or ():
+    require(earlier.module == problem.classifier.module and earlier.input_shape == problem.classifier.input_shape,
+            'history: a checkpoint is of another network than the model under repair.')
   for name in ('train', 'valid', 'repair'):
     split = getattr(problem, name)
     check_split(problem.classifier, split, name)

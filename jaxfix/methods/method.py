@@ -37,6 +37,7 @@ class Method:
     deterministic: the result does not depend on the key.
     check: `(problem, config) -> None`; raises `Unadaptable` when the network's structure does not allow the method.
     keeps_architecture: the repaired module is the original module.
+    changes_only_edits: every scalar that differs afterwards is listed in the trace's `edits`; checked by `run`.
   """
   name: str
   title: str
@@ -54,6 +55,7 @@ class Method:
   deterministic: bool = False
   check: Callable[[Problem, Any], None] = lambda problem, config: None
   keeps_architecture: bool = True
+  changes_only_edits: bool = False
 
 
 _NEEDED = {
@@ -112,8 +114,13 @@ def run(method: Method, problem: Problem, config: Any | None = None, *, key: jax
 
 def changed_weights(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int]:
   """Name -> number of scalars whose bits differ, for the arrays of `before` that `after` also has."""
+  return {name: int(differs.sum()) for name, differs in _differences(before, after).items()}
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Name -> boolean array of the scalars whose bits differ, where any do."""
   old, new = flat_weights(before), flat_weights(after)
-  return {name: int((old[name].view(np.uint32) != new[name].view(np.uint32)).sum())
+  return {name: old[name].view(np.uint32) != new[name].view(np.uint32)
           for name in old if name in new and old[name].tobytes() != new[name].tobytes()}
 
 
@@ -121,9 +128,18 @@ def _check_changes(method: Method, problem: Problem, config: Any, repair: Repair
   if not method.keeps_architecture and repair.classifier.module != problem.classifier.module:
     return  # other names: the method's own tests compare the parts that correspond
   allowed = method.may_change(problem, config)
-  for name in changed_weights(problem.classifier.variables, repair.classifier.variables):
+  differences = _differences(problem.classifier.variables, repair.classifier.variables)
+  for name in differences:
     if not allowed(name):
       raise RepairFailure(f'{method.title} changed {name!r}, which it declares to leave alone; report this as a bug.')
+  if method.changes_only_edits:
+    for edit in repair.trace.edits:
+      if f'params/{edit.path}' in differences:
+        differences[f'params/{edit.path}'][edit.index] = False
+    for name, differs in differences.items():
+      if differs.any():
+        raise RepairFailure(f'{method.title} changed {int(differs.sum())} scalars of {name!r} that its trace does not '
+                            'list; report this as a bug.')
 
 
 def configure(method: Method, overrides: Mapping[str, Any]) -> Any:

@@ -232,4 +232,4 @@ METHOD = Method(
   requires='failing and passing samples; a dense or convolution kernel',
   source='Sohn, Kang, Yoo. Arachne: Search-Based Repair of Deep Neural Networks. ACM TOSEM 32(4), 2023',
   summary='finds a few suspicious weights and gives them new values by differential evolution',
-  may_change=_may_change, check=_check)
+  may_change=_may_change, check=_check, changes_only_edits=True)

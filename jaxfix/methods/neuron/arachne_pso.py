@@ -167,4 +167,4 @@ METHOD = Method(
   source='Sohn, Kang, Yoo. Search Based Repair of Deep Neural Networks. arXiv 1912.12463v1, 2019; eAI-Repair-Toolkit',
   summary='finds a few suspicious weights of the last dense layer and gives them new values by particle swarm',
   may_change=lambda problem, config: lambda name: name == f'params/{_layer(problem.classifier, config)}/kernel',
-  check=_check)
+  check=_check, changes_only_edits=True)
