@@ -44,8 +44,8 @@ class ClassImportance:
     precisions: class -> how much it matters that it stays right, >= 0, not all 0; a class that is missing counts 0.
     confusions: (true, predicted) classes whose failures are repaired each by itself; None for the two most frequent
       wrong predictions of every critical class.
-    risks: class, or (true, predicted) classes -> how bad that mistake is, >= 0, not all 0. None: 2 for a critical class,
-      3 for a confusion of one with a class that is not critical, 1 for other confusions.
+    risks: class, or (true, predicted) classes -> how bad that mistake is, >= 0, not all 0. None: 2 for a critical
+      class, 3 for a confusion of one with a class that is not critical, 1 for other confusions.
   """
   critical: tuple[int, ...]
   precisions: Mapping[int, float]
@@ -191,11 +191,13 @@ def check_split(classifier: Classifier, split: Split, name: str) -> None:
 
 def check_importance(importance: ClassImportance, num_classes: int) -> None:
   """Raises `BadInputError` for a class that does not exist, a weight below 0, or weights that are all 0."""
-  confusions = list(importance.confusions or ()) + [key for key in importance.risks or {} if isinstance(key, tuple)]
-  named = [*importance.critical, *importance.precisions, *(key for key in importance.risks or {} if isinstance(key, int)),
+  risks = importance.risks or {}
+  confusions = [*(importance.confusions or ()), *(key for key in risks if isinstance(key, tuple))]
+  named = [*importance.critical, *importance.precisions, *(key for key in risks if not isinstance(key, tuple)),
            *(c for pair in confusions for c in pair)]
   for c in named:
-    require(0 <= c < num_classes, f'class importance names class {c}, but the model has classes 0 to {num_classes - 1}.')
+    require(0 <= c < num_classes,
+            f'class importance names class {c}, but the model has classes 0 to {num_classes - 1}.')
   for pair in confusions:
     require(len(pair) == 2 and pair[0] != pair[1], f'class importance: {pair} is no (true, predicted) pair of classes.')
   require(len(importance.critical) + len(importance.confusions or ()) > 0,
