@@ -9,10 +9,12 @@ the cut (a residual connection) is part of the cache, found by following data fl
 
   cache = prefix(classifier, z, ('fc2', 'fc3'))
   suffix(candidate, cache, ('fc2', 'fc3'))      # == candidate.logits_of_normalized(z), at the cost of fc2 and fc3
+
+To change what a layer gives instead of its weights, cut after it (`at='output'`) and replace its output in the suffix.
 """
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from flax import linen as nn
@@ -24,6 +26,7 @@ from jaxfix.errors import UnknownNameError
 
 Replacement = jax.Array | Callable[[jax.Array], jax.Array]
 Cache = tuple[jax.Array, ...]
+Side = Literal['input', 'output']
 
 _CUT = 'jaxfix_cut'
 
@@ -86,33 +89,36 @@ def apply(classifier: Classifier, z: jax.Array, *, inputs: Mapping[str, Replacem
   return logits
 
 
-def prefix(classifier: Classifier, z: jax.Array, paths: Sequence[str]) -> Cache:
-  """Everything that `suffix` needs of the inputs: arrays with leading axis n (the cut layers' inputs and bypasses).
+def prefix(classifier: Classifier, z: jax.Array, paths: Sequence[str], *, at: Side = 'input') -> Cache:
+  """Everything that `suffix` needs of the inputs: arrays with leading axis n (what crosses the cut, and bypasses).
 
   Pure; call it inside `jit`, which drops the layers after the cut.
 
   Args:
     classifier: the model.
     z: normalized inputs `[n, *input_shape]`.
-    paths: the layers whose weights will change. Layers before them, or beside them, are cached.
+    paths: the layers whose weights, or outputs, will change. Layers before them, or beside them, are cached.
+    at: the cut runs through the 'input' of those layers, or through their 'output'.
   Raises:
     UnknownNameError: the network does not call a layer of that name.
   """
-  traced, boundary, _ = _cut(classifier, z.shape[0], tuple(paths), {})
+  traced, boundary, _ = _cut(classifier, z.shape[0], tuple(paths), at, {})
   return _evaluate(traced, traced.jaxpr.eqns, traced.jaxpr.invars, boundary, _leaves(classifier, z))
 
 
-def suffix(classifier: Classifier, cache: Cache, paths: Sequence[str], *,
+def suffix(classifier: Classifier, cache: Cache, paths: Sequence[str], *, at: Side = 'input',
            outputs: Mapping[str, Replacement] | None = None) -> jax.Array:
   """Logits `[n, c]` from a cache of `prefix`, exactly those of the whole network if only `paths` have new weights.
 
+  With `at='output'` the weights of the first of them are not read either: only what `outputs` replaces can differ.
+
   Args:
     classifier: the model, with any weights in the layers `paths`.
-    cache: result of `prefix` for the same `paths` and a classifier of the same module.
-    paths: as given to `prefix`.
+    cache: result of `prefix` for the same `paths` and `at` and a classifier of the same module.
+    paths, at: as given to `prefix`.
     outputs: path -> replacement of a layer's output, as in `apply`, for layers at or after the cut.
   """
-  traced, boundary, late = _cut(classifier, cache[0].shape[0], tuple(paths), outputs or {})
+  traced, boundary, late = _cut(classifier, cache[0].shape[0], tuple(paths), at, outputs or {})
   weights = jax.tree.leaves(classifier.variables)
   invars = [*traced.jaxpr.invars[:len(weights)], *boundary]
   return _evaluate(traced, late, invars, traced.jaxpr.outvars, [*weights, *cache])[0]
@@ -136,24 +142,21 @@ def _check_seen(classifier: Classifier, paths: Sequence[str], seen: Mapping[str,
 def _replacing(inputs: Mapping[str, Replacement], outputs: Mapping[str, Replacement], seen: dict[str, Any]):
   """Within it, module calls see `inputs` and give `outputs`; every path that was called is noted in `seen`."""
 
-  def replaced(value, replacement):
-    return replacement(value) if callable(replacement) else replacement
-
   def interceptor(next_fun, args, kwargs, context):
     if context.method_name != '__call__':
       return next_fun(*args, **kwargs)
     path = '/'.join(context.module.path)
     seen[path] = True
     if path in inputs:
-      args = (replaced(args[0], inputs[path]), *args[1:])
+      args = (_replaced(args[0], inputs[path]), *args[1:])
     out = next_fun(*args, **kwargs)
-    return replaced(out, outputs[path]) if path in outputs else out
+    return _replaced(out, outputs[path]) if path in outputs else out
 
   with nn.intercept_methods(interceptor):
     yield
 
 
-def _cut(classifier: Classifier, n: int, paths: tuple[str, ...], outputs: Mapping[str, Replacement]):
+def _cut(classifier: Classifier, n: int, paths: tuple[str, ...], at: Side, outputs: Mapping[str, Replacement]):
   """The traced network, the variables that cross the cut, and the equations of the suffix.
 
   Every value is one of three: computed from weights alone; from the input but not through a cut layer (prefix); or
@@ -161,9 +164,16 @@ def _cut(classifier: Classifier, n: int, paths: tuple[str, ...], outputs: Mappin
   """
   seen = {}
 
+  def crossing(path):
+    return lambda h: _replaced(checkpoint_name(h, _CUT), outputs.get(path, lambda marked: marked))
+
+  if at == 'input':
+    marks = {path: lambda h: checkpoint_name(h, _CUT) for path in paths}, outputs
+  else:
+    marks = {}, {**outputs, **{path: crossing(path) for path in paths}}
+
   def marked(variables, z):
-    mark = {path: lambda h: checkpoint_name(h, _CUT) for path in paths}
-    with _replacing(mark, outputs, seen):
+    with _replacing(*marks, seen):
       return classifier.module.apply(variables, z, train=False)
 
   avals = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), classifier.variables)
@@ -184,6 +194,10 @@ def _cut(classifier: Classifier, n: int, paths: tuple[str, ...], outputs: Mappin
     else:
       late_eqns.append(eqn)  # of weights alone: cheap, and the weights may be new
   return traced, list(boundary), late_eqns
+
+
+def _replaced(value: jax.Array, replacement: Replacement) -> jax.Array:
+  return replacement(value) if callable(replacement) else replacement
 
 
 def _evaluate(traced: core.ClosedJaxpr, eqns, invars, outvars, arguments) -> Cache:

@@ -151,6 +151,30 @@ class SuffixTest(parameterized.TestCase):
     by_suffix, whole = run(c, z)
     np.testing.assert_allclose(by_suffix, whole, rtol=1e-5)
 
+  @parameterized.parameters(
+    ('mlp', ('fc2', 'fc3')), ('lenet5', ('fc1',)), ('resnet18', ('stage2/unit1/bn1',)), ('densenet121', ('gap',)),
+    ('mlp', ('fc4',)), ('layer_graph', ('b',)))
+  def test_a_cut_after_a_layer_takes_another_output_of_it(self, name, paths):
+    c = model(name)
+    z = images(c.input_shape)
+
+    @quick_jit
+    def run(c, z):
+      cache = intervene.prefix(c, z, paths, at='output')
+      changed = {path: lambda h: 2 * h + 1 for path in paths}
+      return (intervene.suffix(c, cache, paths, at='output', outputs=changed), intervene.apply(c, z, outputs=changed),
+              intervene.suffix(c, cache, paths, at='output'), c.logits_of_normalized(z))
+
+    by_suffix, whole, unchanged, plain = run(c, z)
+    np.testing.assert_allclose(by_suffix, whole, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(unchanged, plain, rtol=1e-4, atol=1e-4)
+    self.assertGreater(np.abs(whole - plain).max(), 1e-3)
+
+  def test_a_cut_after_a_layer_does_not_keep_what_enters_it(self):
+    c = model('facenet')
+    cache = jax.eval_shape(lambda c, z: intervene.prefix(c, z, ('fc1',), at='output'), c, images(c.input_shape))
+    self.assertEqual([a.shape for a in cache], [(4, 8)])
+
   def test_the_cache_of_a_residual_unit_holds_its_bypass(self):
     c = model('resnet18')
     cache = jax.eval_shape(lambda c, z: intervene.prefix(c, z, ('stage2/unit1/conv2',)), c, images(c.input_shape))
