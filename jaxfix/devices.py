@@ -39,6 +39,18 @@ def round_up(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
 
+def free_bytes() -> int:
+  """Memory that the first local device could still give: of an accelerator its own, of a CPU the host's."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'bytes_limit' in stats:
+    return stats['bytes_limit'] - stats['bytes_in_use']
+  try:
+    with open('/proc/meminfo') as f:
+      return next(int(line.split()[1]) << 10 for line in f if line.startswith('MemAvailable:'))
+  except (OSError, StopIteration):   # not Linux
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+
+
 def map_concurrently(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
   """`[function(item) for item in items]` for a compiled `function`; on a single CPU device, several at once.
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxfix import devices, intervene
 from jaxfix.classifier import Classifier
+from jaxfix.errors import RepairFailure, require
 from jaxfix.localize.gradient_loss import cross_entropy
 from jaxfix.localize.linear import kernel
 from jaxfix.localize.targets import Targets
@@ -65,10 +66,12 @@ def choose_tiling(classifier: Classifier, layers: tuple[str, ...], size: int, nu
     layers: the patched layers.
     size: candidates in the population.
     num_samples: samples.
-    budget_bytes: None for a size that suits the caches of a CPU, or the memory of an accelerator.
+    budget_bytes: None for a size that suits the caches of a CPU, 1 GiB on an accelerator, and at most about a
+      sixteenth of the free memory (a power of two, so that the same machine tiles, and rounds, the same way).
   """
   if budget_bytes is None:
-    budget_bytes = 4 << 20 if jax.default_backend() == 'cpu' else 1 << 30
+    usual = 4 << 20 if jax.default_backend() == 'cpu' else 1 << 30
+    budget_bytes = min(usual, 1 << max(20, devices.free_bytes().bit_length() - 5))
   widest = max(math.prod(layer.output_shape) for layer in _patched_part(classifier, layers))
   pairs = max(1, budget_bytes // (4 * widest))
   rows = min(pairs, 1024, num_samples)
@@ -96,9 +99,12 @@ def cache_samples(classifier: Classifier, x: Any, y: np.ndarray, *, layers: tupl
     y: `[n]` labels.
     layers: paths of the patched layers.
     rows: samples a block.
+  Raises:
+    RepairFailure: the activations would take more than half of the free memory.
   """
   count = len(x)
   y = np.asarray(y, np.int32)
+  _check_memory(classifier, count, layers)
   buffers, margins = None, []
   for i, (batch, real) in enumerate(padded_batches(x, min(_CACHE_BATCH, count))):
     labels = np.resize(y[i * len(batch):i * len(batch) + real], len(batch))
@@ -116,6 +122,16 @@ def cache_samples(classifier: Classifier, x: Any, y: np.ndarray, *, layers: tupl
   pad = buffers[0].shape[0] - count
   return Samples(buffers, jnp.asarray(np.pad(y, (0, pad))), jnp.asarray(np.pad(~(margin >= 0), (0, pad))),
                  jnp.asarray(padded), jnp.asarray(weight))
+
+
+def _check_memory(classifier: Classifier, count: int, layers: tuple[str, ...]) -> None:
+  one = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
+  cached = jax.eval_shape(lambda c, z: intervene.prefix(c, z, layers), classifier, one)
+  needed = count * sum(math.prod(a.shape) * a.dtype.itemsize for a in cached)
+  free = devices.free_bytes()
+  require(needed <= free // 2, f'The activations before {layers[0]} of {count} samples take {needed / 2**30:.1f} GiB, '
+          f'more than half of the {free / 2**30:.1f} GiB that are free; give fewer samples, or change a later layer.',
+          RepairFailure)
 
 
 @functools.partial(jax.jit, static_argnames=('layers',))

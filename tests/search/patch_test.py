@@ -1,4 +1,6 @@
 """Patched evaluation where it takes its shortcuts: channels followed through pooling, shared channels, many targets."""
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,8 @@ from absl.testing import absltest, parameterized
 from flax import linen as nn
 
 from jaxfix import classifier as classifiers
-from jaxfix import intervene
+from jaxfix import devices, intervene
+from jaxfix.errors import RepairFailure
 from jaxfix.localize.linear import kernel
 from jaxfix.localize.targets import make_targets, values, write
 from jaxfix.models import layers
@@ -110,6 +113,21 @@ class SamplesTest(absltest.TestCase):
     gap = own - np.where(np.arange(10) == split.y[:, None], -np.inf, logits).max(1)
     self.assertTrue((np.diff(gap[rows]) >= -1e-5).all())
     np.testing.assert_array_equal(np.asarray(samples.failing)[:len(split)], logits.argmax(1) != split.y)
+
+  def test_scarce_memory_makes_tiles_smaller_and_refuses_what_does_not_fit(self):
+    c, split = tiny.problem('lenet5').classifier, tiny.problem('lenet5').repair
+    with mock.patch.object(devices, 'free_bytes', lambda: 64 << 30):
+      plenty = score.choose_tiling(c, ('conv1',), 1000, 100_000)
+    with mock.patch.object(devices, 'free_bytes', lambda: 32 << 20):
+      scarce = score.choose_tiling(c, ('conv1',), 1000, 100_000)
+    self.assertGreater(plenty.rows * plenty.group, scarce.rows * scarce.group)
+    with mock.patch.object(devices, 'free_bytes', lambda: 1000), self.assertRaisesRegex(RepairFailure, 'fc2.*GiB'):
+      score.cache_samples(c, split.x, split.y, layers=('fc2',), rows=16)
+
+  def test_free_memory_is_a_positive_number_of_bytes(self):
+    self.assertGreater(devices.free_bytes(), 1 << 20)
+    with mock.patch('builtins.open', side_effect=FileNotFoundError):
+      self.assertGreater(devices.free_bytes(), 1 << 20)
 
 
 if __name__ == '__main__':
