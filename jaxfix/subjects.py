@@ -13,6 +13,7 @@ import jax
 from jaxfix import classifier as classifiers
 from jaxfix import data, interchange, models
 from jaxfix.classifier import Classifier
+from jaxfix.data.vehicles import vehicles_first
 from jaxfix.errors import UnknownNameError, require
 from jaxfix.problem import FailureSource, Problem, Subject
 from jaxfix.recipe import Recipe
@@ -108,7 +109,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, seed: int = 0,
   module = models.build(row.model, **options, **({'width': width} if width != 1. else {}))
   fresh = classifiers.create(module, input_shape=splits.train.x.shape[1:], num_classes=splits.num_classes,
                              key=jax.random.key(seed), mean=splits.mean, std=splits.std)
-  problem = Problem(fresh, splits.train, splits.valid, splits.repair, recipe or row.recipe, failures)
+  problem = Problem(fresh, splits.train, splits.valid, splits.repair, recipe or row.recipe, failures,
+                    class_importance=vehicles_first(row.data, splits.class_names))
   return Subject(
     name=name, problem=problem, test=splits.test, pool=splits.pool, pgd_epsilon=row.epsilon,
     class_names=tuple(splits.class_names), group_names=tuple(splits.group_names or ()),

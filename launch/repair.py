@@ -25,6 +25,7 @@ _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where local data lies; also $
 _MODEL = flags.DEFINE_string('model', None, 'Checkpoint (.safetensors) or Keras file (.h5) to repair.')
 _WIDTH = flags.DEFINE_float('width', 1., "Multiplies the channels of the subject's network.", lower_bound=0.01)
 _FAILURES = flags.DEFINE_enum('failures', 'repair', ['train', 'repair'], 'Split that failing samples come from.')
+_IMPORTANCE = flags.DEFINE_string('class_importance', None, 'JSON file: which classes and mistakes matter most.')
 _SET = flags.DEFINE_multi_string('set', [], 'Hyper-parameter, name=value or method.name=value; may be repeated.')
 _PUBLISHED = flags.DEFINE_bool('published', False, "Use the published settings instead of the subject's presets.")
 _LIST = flags.DEFINE_bool('list', False, 'List the approaches and exit.')
@@ -38,7 +39,8 @@ def main() -> int:
   out = pathlib.Path(_OUT.value or f'out/{_SUBJECT.value}')
   work = job.Job(subject=_SUBJECT.value, methods=tuple(_METHOD.value), out=str(out), seed=_SEED.value,
                  split_seed=_SPLIT_SEED.value, data_dir=_DATA_DIR.value, model=_MODEL.value, width=_WIDTH.value,
-                 failures=_FAILURES.value, settings=cli.settings(_SET.value), published=_PUBLISHED.value)
+                 failures=_FAILURES.value, class_importance=_IMPORTANCE.value, settings=cli.settings(_SET.value),
+                 published=_PUBLISHED.value)
   columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
   with Progress(*columns, console=console, transient=True) as progress:
     training = progress.add_task('training the original', total=subjects.entry(work.subject).recipe.epochs,

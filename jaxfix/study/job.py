@@ -33,7 +33,7 @@ from jaxfix.errors import (
 )
 from jaxfix.evaluate import PGD, Comparison
 from jaxfix.files import read_json, replacing, write_json, write_text
-from jaxfix.interchange import checkpoint
+from jaxfix.interchange import checkpoint, class_importance
 from jaxfix.methods.method import Method, describe_config
 from jaxfix.problem import FailureSource, Repair, Subject
 from jaxfix.recipe import Recipe
@@ -61,6 +61,7 @@ class Job:
     width: of that network.
     recipe: of that training; None for the subject's own.
     failures: which split failing samples come from.
+    class_importance: JSON file (`interchange.class_importance`) that replaces the subject's own.
     settings: 'option' or 'method.option' -> value as text.
     published: ignore the subject's presets and use the published defaults.
   """
@@ -74,6 +75,7 @@ class Job:
   width: float = 1.
   recipe: Recipe | None = None
   failures: FailureSource = 'repair'
+  class_importance: str | None = None
   settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
   published: bool = False
 
@@ -152,6 +154,9 @@ def prepare(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None)
   """The subject with its original model: given, trained before in the same folder, or trained now."""
   subject = subjects.load(job.subject, data_dir=job.data_dir, seed=job.split_seed, width=job.width, recipe=job.recipe,
                           failures=job.failures)
+  if job.class_importance:
+    given = class_importance.read(job.class_importance, subject.class_names)
+    subject = dataclasses.replace(subject, problem=dataclasses.replace(subject.problem, class_importance=given))
   if job.model:
     original, past = subjects.read_model(job.model, subject), None
   else:
@@ -168,10 +173,11 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
     JaxfixError: the problem is malformed for every approach (`check_problem`), or the folder cannot be written.
   """
   key = jax.random.key(seed)
-  described = describe_config(config)
+  described, problem = describe_config(config), subject.problem
+  guided_by = {'class_importance': repr(problem.class_importance)} if 'class_importance' in method.needs else {}
   identifier = record.run_id(described, seed, approach=method.name, subject=subject.name,
-                             original=fingerprint(subject.problem.classifier), failures=subject.problem.failures,
-                             split_sha256=dict(subject.split_sha256), source=subject.dataset_source)
+                             original=fingerprint(problem.classifier), failures=problem.failures,
+                             split_sha256=dict(subject.split_sha256), source=subject.dataset_source, **guided_by)
   if (done := _finished(folder, identifier)) is not None:
     return done
   for name in ('result.json', 'repaired.safetensors', 'repaired.json', 'predictions.npz', 'trace.json'):

@@ -238,6 +238,24 @@ class JobTest(parameterized.TestCase):
     with self.assertRaisesRegex(BadInputError, 'another training run'):
       job.run(_job(self.out, ('scale',), split_seed=1))
 
+  def test_a_users_class_importance_replaces_the_subjects_own_and_makes_another_run(self):
+    guided = dataclasses.replace(_BASE, name='guided', needs=('class_importance',))
+    path, rows = self.out / 'importance.json', []
+    with mock.patch.dict(_STANDINS, guided=guided):
+      rows.append(job.run(_job(self.out, ('scale', 'guided')))[1])
+      self.assertEqual(rows[0][1].row['outcome'], 'UNADAPTABLE')
+      self.assertIn('class_importance', rows[0][1].row['outcome_reason'])
+      for weight in (1, 2):
+        files.write_json(path, {'general_misclassifications': ['3'], 'weights_precisions': {'3': weight, '4': 1}})
+        subject, results = job.run(_job(self.out, ('scale', 'guided'), class_importance=str(path)))
+        self.assertEqual(subject.problem.class_importance.precisions, {3: weight, 4: 1})
+        rows.append(results)
+    self.assertLen({results[1].row['run_id'] for results in rows}, 3)
+    self.assertLen({results[0].row['run_id'] for results in rows}, 1)   # it does not concern other approaches
+    path.write_text('[]')
+    with self.assertRaisesRegex(BadInputError, 'importance.json'):
+      job.run(_job(self.out, ('scale',), class_importance=str(path)))
+
   def test_a_model_without_failures_or_with_other_inputs_is_refused(self):
     subject, _ = job.run(_job(self.out, ('scale',)))
     checkpoint.save(self.out / 'given.safetensors', subject.problem.classifier)
