@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from jaxfix.classifier import Classifier
-from jaxfix.errors import UnknownNameError
+from jaxfix.errors import Unadaptable, UnknownNameError
 from jaxfix.models import layers as model_layers
 
 LinearMap = Callable[[jax.Array, jax.Array], jax.Array]
@@ -37,6 +37,20 @@ def kernel_layers(classifier: Classifier, layers: Sequence[str] | None = None) -
     if path not in found:
       raise UnknownNameError('Dense or Conv layer', path, found)
   return tuple(layer for path, layer in found.items() if layers is None or path in layers)
+
+
+def dense_layer(classifier: Classifier, layer: str | None = None) -> str:
+  """Path of the Dense layer to work on: `layer`, or the last one.
+
+  Raises:
+    Unadaptable: `layer` is no Dense layer, or there is none.
+    UnknownNameError: see `kernel_layers`.
+  """
+  dense = [found.path for found in kernel_layers(classifier, layer and (layer,)) if found.kind == 'dense']
+  if not dense:
+    raise Unadaptable('This approach changes the kernel of a Dense layer; '
+                      + (f'{layer!r} is none.' if layer else 'this network has none.'))
+  return dense[-1]
 
 
 def kernel(classifier: Classifier, path: str) -> jax.Array:

@@ -5,10 +5,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from jaxfix.localize.targets import make_targets, siblings, write
-from jaxfix.methods.neuron import arachne_pso
 from jaxfix.search import differential_evolution as de
 from jaxfix.search import particle_swarm as pso
 from jaxfix.search import population as populations
+from jaxfix.search import weight_swarm
 from tests import tiny
 
 
@@ -85,7 +85,7 @@ class ParticleSwarmTest(absltest.TestCase):
     np.testing.assert_allclose(pso.speed_bounds(jnp.float32(-.3), jnp.float32(.2)), (.1, 2.5), rtol=1e-6)
     np.testing.assert_allclose(pso.bound_speed(jnp.array([.01, -.01, 9., 0.]), .1, 2.5), (.1, -.1, 2.5, -.1))
     sums = jnp.array([3., .5 * 4, 190., .1 * 200])   # 3 fixed, mean loss .5 of 4; 190 intact, mean loss .1 of 200
-    self.assertAlmostEqual(float(arachne_pso.swarm_fitness(sums, 4, 200)), 176.30303, places=3)
+    self.assertAlmostEqual(float(weight_swarm.swarm_fitness(sums, 4, 200)), 176.30303, places=3)
 
   def test_it_improves_and_stops_without_improvement(self):
     one = jnp.ones(2)

@@ -6,26 +6,21 @@ that none beats in gradient loss and forward impact. The fitness counts fixed fa
 by the mean loss. Nothing is proven.
 """
 import dataclasses
-import functools
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxfix.classifier import Classifier
 from jaxfix.clock import Clock
-from jaxfix.errors import RepairFailure, Unadaptable, require
+from jaxfix.errors import require
 from jaxfix.localize import sampling
-from jaxfix.localize.batches import make_batches
-from jaxfix.localize.forward_impact import raw_forward_impact
-from jaxfix.localize.gradient_loss import gradient_loss, identity
-from jaxfix.localize.linear import kernel_layers
-from jaxfix.localize.pareto import pareto_front
-from jaxfix.localize.targets import Targets, edits, make_targets, siblings, write
+from jaxfix.localize.gradient_front import gradient_front
+from jaxfix.localize.linear import dense_layer
+from jaxfix.localize.targets import edits, write
 from jaxfix.methods.method import Method
 from jaxfix.problem import Problem, Repair, Trace
 from jaxfix.search import particle_swarm as pso
-from jaxfix.search import population, score
+from jaxfix.search import weight_swarm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +72,15 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   with clock.phase('localize'):
     failing, passing = problem.failing_and_passing()
     negatives = sampling.choose_failures(failing, config.failure_share, key=key_failures)
-    targets = _localize(problem, negatives, config)
+    targets = gradient_front(classifier, split.take(negatives), dense_layer(classifier, config.layer),
+                             config.candidates_per_failure)
   with clock.phase('search'):
     positives = sampling.plain_sample(passing, config.num_positives, key=key_positives)
-    rows = np.concatenate([negatives, positives])
-    part = split.take(rows)
-    tiling = score.choose_tiling(classifier, targets.layers, config.particles, len(rows))
-    samples = score.cache_samples(classifier, part.x, part.y, layers=targets.layers, rows=tiling.rows)
-    outcome, counts = _search(classifier, targets, samples, len(negatives), len(positives), key=key_search,
-                              settings=config.swarm, iterations=config.iterations, group=tiling.group)
+    part = split.take(np.concatenate([negatives, positives]))
+    samples, group = weight_swarm.cache_part(classifier, targets, part, config.particles)
+    outcome, counts = weight_swarm.search(
+      classifier, targets, samples, len(negatives), len(positives), key=key_search, settings=config.swarm,
+      iterations=config.iterations, group=group, fitness=weight_swarm.swarm_fitness)
     repaired = write(targets, classifier, outcome.best.vector)
     steps, patched, kept = int(outcome.steps), int(counts[0]), int(counts[2])
   found = edits(targets, classifier, repaired)
@@ -97,67 +92,10 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   return Repair(repaired, Trace(curves, steps, found, notes=notes), clock.seconds)
 
 
-def _localize(problem: Problem, negatives: np.ndarray, config: Config) -> Targets:
-  """Front of (gradient loss, forward impact) among the entries with the largest gradient loss."""
-  classifier, path = problem.classifier, _layer(problem.classifier, config)
-  part = problem.failure_split.take(negatives)
-  batches = make_batches(part.x, part.y)
-  loss = np.ravel(gradient_loss(classifier, batches, paths=(path,))[path])
-  impact = np.ravel(raw_forward_impact(classifier, batches, paths=(path,))[path])
-  usable = np.flatnonzero(~np.isnan(loss))
-  first = np.sort(usable[np.argsort(-loss[usable], kind='stable')[:config.candidates_per_failure * len(negatives)]])
-  chosen = first[pareto_front(loss[first], impact[first])]
-  if not len(chosen):
-    raise RepairFailure(f'Arachne localized nothing in the kernel of {path}: gradient loss or forward impact of every '
-                        "entry is NaN. Activations overflow; check the scale of the model's inputs.")
-  return make_targets(classifier, (path,), chosen)
-
-
-@functools.partial(jax.jit, static_argnames=('settings', 'iterations', 'group'))
-def _search(classifier: Classifier, targets: Targets, samples: score.Samples, num_neg: jax.Array, num_pos: jax.Array, *,
-            key: jax.Array, settings: pso.Settings, iterations: int,
-            group: int) -> tuple[population.Outcome, jax.Array]:
-  """Particle swarm over the values at the targets, and the tally of its best particle."""
-  def tally(candidates):
-    return score.population_sums(functools.partial(score.tally, head=identity), classifier, targets, samples,
-                                 candidates, group=group)
-
-  def fitness(candidates, at_least):
-    del at_least  # both terms need all samples
-    return swarm_fitness(tally(candidates), num_neg, num_pos)
-
-  kin = siblings(targets, classifier)
-  search = pso.particle_swarm(kin.mean, kin.std, *pso.speed_bounds(kin.low, kin.high), settings)
-  outcome = population.maximize(search, fitness, key=key, max_steps=iterations)
-  return outcome, tally(outcome.best.vector[None])[0]
-
-
-def swarm_fitness(sums: jax.Array, num_neg: jax.Array, num_pos: jax.Array) -> jax.Array:
-  """(N_patched + 1) / (Loss(I_neg) + 1) + (N_intact + 1) / (Loss(I_pos) + 1), Loss the mean cross-entropy.
-
-  Args:
-    sums: `[..., 4]` of `score.tally`.
-    num_neg, num_pos: samples in I_neg and I_pos.
-  Returns:
-    `[...]`, larger is better; 0 for a candidate whose losses are not finite.
-  """
-  patched, loss_neg, intact, loss_pos = jnp.moveaxis(sums, -1, 0)
-  value = ((patched + 1) / (loss_neg / jnp.maximum(num_neg, 1) + 1)
-           + (intact + 1) / (loss_pos / jnp.maximum(num_pos, 1) + 1))
-  return jnp.where(jnp.isfinite(value), value, 0.)
-
-
-def _layer(classifier: Classifier, config: Config) -> str:
-  if config.layer is not None:
-    return kernel_layers(classifier, (config.layer,))[0].path
-  return [layer.path for layer in kernel_layers(classifier) if layer.kind == 'dense'][-1]
-
-
-def _check(problem: Problem, config: Config) -> None:
-  layers = kernel_layers(problem.classifier, None if config.layer is None else (config.layer,))
-  if not any(layer.kind == 'dense' for layer in layers):
-    raise Unadaptable('This Arachne changes the kernel of a Dense layer; '
-                      + (f'{config.layer!r} is none.' if config.layer else 'this network has none.'))
+def _may_change(problem: Problem, config: Config) -> Callable[[str], bool]:
+  """Raises `Unadaptable` without a Dense layer to change."""
+  kernel = f'params/{dense_layer(problem.classifier, config.layer)}/kernel'
+  return lambda name: name == kernel
 
 
 METHOD = Method(
@@ -166,5 +104,4 @@ METHOD = Method(
   requires='failing and passing samples; a last dense layer',
   source='Sohn, Kang, Yoo. Search Based Repair of Deep Neural Networks. arXiv 1912.12463v1, 2019; eAI-Repair-Toolkit',
   summary='finds a few suspicious weights of the last dense layer and gives them new values by particle swarm',
-  may_change=lambda problem, config: lambda name: name == f'params/{_layer(problem.classifier, config)}/kernel',
-  check=_check, changes_only_edits=True)
+  may_change=_may_change, check=_may_change, changes_only_edits=True)
