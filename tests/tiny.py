@@ -9,7 +9,7 @@ from sklearn import datasets
 from jaxfix import classifier as classifiers
 from jaxfix import models, train
 from jaxfix.models import layers
-from jaxfix.problem import Problem, Split
+from jaxfix.problem import ClassImportance, Problem, Split
 from jaxfix.recipe import Recipe
 
 
@@ -39,12 +39,16 @@ def digits(first: int, last: int) -> Split:
   return Split(x[first:last], y, y % 2)
 
 
+IMPORTANCE = ClassImportance(critical=(0, 1), precisions={c: 2 if c < 2 else 1 for c in range(10)})
 RECIPE = Recipe(learning_rate=3e-3, batch_size=32, epochs=2)
 
 
 @functools.cache
 def problem(kind: str = 'mlp', epochs: int = RECIPE.epochs) -> Problem:
-  """A lightly trained network on 400 digits with failures in every split. Kinds: 'mlp', 'lenet5', 'resnet'."""
+  """A lightly trained network on 400 digits with failures in every split. Kinds: 'mlp', 'lenet5', 'resnet'.
+
+  Its history is every epoch, the last of which is the network itself, as `jaxfix.history.load_history` gives it.
+  """
   module = {
     'mlp': lambda: models.build('mlp', num_classes=10, hidden=(12, 12)),
     'lenet5': lambda: models.build('lenet5', variant='small', width=0.5),
@@ -53,5 +57,7 @@ def problem(kind: str = 'mlp', epochs: int = RECIPE.epochs) -> Problem:
   fresh = classifiers.create(module, input_shape=(8, 8, 1), num_classes=10, key=jax.random.key(0))
   recipe = Recipe(learning_rate=RECIPE.learning_rate, batch_size=RECIPE.batch_size, epochs=epochs)
   train_split, valid, repair = digits(0, 400), digits(400, 500), digits(500, 600)
-  trained = train.fit(fresh, train_split, valid, recipe, key=jax.random.key(1))
-  return Problem(trained, train_split, valid, repair, recipe)
+  history = []
+  trained = train.fit(fresh, train_split, valid, recipe, key=jax.random.key(1),
+                      on_epoch=lambda epoch: history.append(epoch.classifier))
+  return Problem(trained, train_split, valid, repair, recipe, history=tuple(history), class_importance=IMPORTANCE)
