@@ -5,6 +5,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from jaxfix import classifier as classifiers
@@ -22,9 +23,10 @@ _QUICK = {
   'apricot': {'n_submodels': 2, 'submodel_epochs': 1, 'adjust_batch': 50, 'retrain_epochs': 1, 'max_retrain_epochs': 2},
   'arachne': {'population': 8, 'generations': 4},
   'arachne_pso': {'particles': 8, 'iterations': 4},
+  'distrrep': {'particles': 8, 'iterations': 4, 'merge_particles': 8, 'merge_iterations': 4, 'min_pair_failures': 1},
   'irepair': {'max_iters': 4, 'eval_every': 2},
 }
-_KINDS = ('lenet5', 'resnet')
+_METHODS = tuple((f'_{name}', name) for name in methods.NAMES)
 
 
 def _config(method):
@@ -52,31 +54,33 @@ def _snapshot(problem):
 
 
 class ContractTest(parameterized.TestCase):
+  """On a residual network with batch normalization; `LeNet5ContractTest` repeats it on another structure."""
+  kind = 'resnet'
 
-  @parameterized.product(name=methods.NAMES, kind=_KINDS)
-  def test_the_same_key_gives_the_same_bits(self, name, kind):
-    first, second, *_ = _twice(name, kind)
+  @parameterized.named_parameters(*_METHODS)
+  def test_the_same_key_gives_the_same_bits(self, name):
+    first, second, *_ = _twice(name, self.kind)
     self.assertEqual(classifiers.fingerprint(first.classifier), classifiers.fingerprint(second.classifier))
     self.assertEqual(set(first.trace.curves), set(second.trace.curves))
     for curve, values in first.trace.curves.items():
       np.testing.assert_array_equal(values, second.trace.curves[curve])
 
-  @parameterized.product(name=methods.NAMES, kind=_KINDS)
-  def test_a_second_call_compiles_nothing(self, name, kind):
-    self.assertEqual(_twice(name, kind)[2], 0)
+  @parameterized.named_parameters(*_METHODS)
+  def test_a_second_call_compiles_nothing(self, name):
+    self.assertEqual(_twice(name, self.kind)[2], 0)
 
-  @parameterized.product(name=methods.NAMES, kind=_KINDS)
-  def test_inputs_are_left_as_they_were(self, name, kind):
-    before = _twice(name, kind)[4]
-    after = _snapshot(tiny.problem(kind))
+  @parameterized.named_parameters(*_METHODS)
+  def test_inputs_are_left_as_they_were(self, name):
+    before = _twice(name, self.kind)[4]
+    after = _snapshot(tiny.problem(self.kind))
     self.assertEqual(before[1], after[1])
     for a, b in zip(before[0], after[0], strict=True):
       np.testing.assert_array_equal(a, b)
 
-  @parameterized.product(name=methods.NAMES, kind=_KINDS)
-  def test_only_declared_weights_differ(self, name, kind):
-    method, problem = methods.get(name), tiny.problem(kind)
-    repaired = _twice(name, kind)[0].classifier
+  @parameterized.named_parameters(*_METHODS)
+  def test_only_declared_weights_differ(self, name):
+    method, problem = methods.get(name), tiny.problem(self.kind)
+    repaired = _twice(name, self.kind)[0].classifier
     old, new = flat_weights(problem.classifier.variables), flat_weights(repaired.variables)
     if repaired.module == problem.classifier.module:
       self.assertEqual({k: (v.shape, v.dtype) for k, v in old.items()}, {k: (v.shape, v.dtype) for k, v in new.items()})
@@ -88,21 +92,72 @@ class ContractTest(parameterized.TestCase):
       self.assertFalse(method.keeps_architecture)
       models.describe(repaired.module)   # a checkpoint can name it
 
-  @parameterized.product(name=methods.NAMES, kind=_KINDS)
-  def test_the_repair_is_usable_and_its_trace_is_finite(self, name, kind):
-    problem, (first, second, _, wall, _) = tiny.problem(kind), _twice(name, kind)
+  @parameterized.named_parameters(*_METHODS)
+  def test_the_repair_is_usable_and_its_trace_is_finite(self, name):
+    problem, (first, second, _, wall, _) = tiny.problem(self.kind), _twice(name, self.kind)
     labels = predict.labels(first.classifier, problem.valid.x)
     self.assertTrue(((labels >= 0) & (labels < 10)).all())
     for values in first.trace.curves.values():
       self.assertTrue(np.isfinite(np.asarray(values)).all())
     jsonable([dict(first.trace.solver), list(first.trace.notes), first.certificate, describe_config(_config(
       methods.get(name)))])
+    if first.trace.objective is not None:
+      self.assertGreaterEqual(first.trace.objective[1], first.trace.objective[0])
     self.assertTrue(all(s >= 0 for s in first.seconds.values()))
     self.assertLessEqual(sum(second.seconds.values()), wall + 0.05)
     self.assertGreater(sum(second.seconds.values()), 0)
     self.assertLessEqual(second.compile_seconds, sum(second.seconds.values()) + 0.05)
 
-  @parameterized.parameters(*methods.NAMES)
+
+@pytest.mark.slow
+class LeNet5ContractTest(ContractTest):
+  kind = 'lenet5'
+
+
+class LittleDataTest(parameterized.TestCase):
+  """A method makes do with little, or says in one line that it cannot."""
+
+  def _run(self, name, keep):
+    problem = tiny.problem('mlp')
+    scarce = dataclasses.replace(problem, repair=problem.repair.take(keep))
+    try:
+      repair = methods.run(methods.get(name), scarce, _config(methods.get(name)), key=jax.random.key(3))
+    except (RepairFailure, Unadaptable) as e:
+      self.assertRegex(str(e), r'^[^\n]{20,}$')
+      return
+    labels = predict.labels(repair.classifier, problem.valid.x)
+    self.assertTrue(((labels >= 0) & (labels < 10)).all())
+
+  def _wrong(self):
+    problem = tiny.problem('mlp')
+    return predict.labels(problem.classifier, problem.repair.x) != problem.repair.y
+
+  def _single(self):
+    wrong = self._wrong()
+    return ~wrong | (np.arange(len(wrong)) == np.flatnonzero(wrong)[0])
+
+  @parameterized.named_parameters(*_METHODS)
+  def test_a_single_failing_sample_and_a_class_without_any(self, name):
+    keep = self._single()
+    y = tiny.problem('mlp').repair.y
+    absent = next(c for c in range(10) if c != y[self._wrong() & keep][0])
+    self._run(name, keep & (y != absent))
+
+  @pytest.mark.slow
+  @parameterized.named_parameters(*_METHODS)
+  def test_each_by_itself(self, name):
+    self._run(name, self._single())
+    self._run(name, tiny.problem('mlp').repair.y != 3)
+
+  @pytest.mark.slow
+  @parameterized.named_parameters(*_METHODS)
+  def test_no_passing_sample(self, name):
+    self._run(name, self._wrong())
+
+
+class RefusalTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(*_METHODS)
   def test_bad_problems_are_refused_before_work(self, name):
     method, problem = dataclasses.replace(methods.get(name), repair=_must_not_run), tiny.problem('mlp')
     right = predict.labels(problem.classifier, problem.repair.x) == problem.repair.y
@@ -124,7 +179,7 @@ class ContractTest(parameterized.TestCase):
         methods.run(method, dataclasses.replace(problem, **change), _config(method), key=jax.random.key(0))
       self.assertNotIn('\n', str(caught.exception))
 
-  @parameterized.parameters(*methods.NAMES)
+  @parameterized.named_parameters(*_METHODS)
   def test_unmet_needs_are_unadaptable_before_work(self, name):
     method, problem = methods.get(name), tiny.problem('mlp')
     problem = dataclasses.replace(problem, history=None, class_importance=None, spec=None)
@@ -150,6 +205,9 @@ class ContractTest(parameterized.TestCase):
       methods.run(liar, problem, key=jax.random.key(0))
     with self.assertRaisesRegex(RepairFailure, 'non-finite'):
       methods.run(dataclasses.replace(liar, repair=other(np.nan, 'fc2')), problem, key=jax.random.key(0))
+    unlisted = dataclasses.replace(method, repair=other(2., 'fc3'), may_change=lambda p, c: lambda n: True)
+    with self.assertRaisesRegex(RepairFailure, 'does not list'):
+      methods.run(unlisted, problem, key=jax.random.key(0))
     changed = changed_weights(problem.classifier.variables, other(2., 'fc3')(problem, None, None).classifier.variables)
     self.assertEqual(changed.keys(), {'params/fc3/bias', 'params/fc3/kernel'})
 
