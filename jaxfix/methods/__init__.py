@@ -12,6 +12,8 @@ _METHODS = types.MappingProxyType({
   'prdnn': 'jaxfix.methods.layer.prdnn:METHOD',
   'arachne': 'jaxfix.methods.neuron.arachne:METHOD',
   'arachne_pso': 'jaxfix.methods.neuron.arachne_pso:METHOD',
+  'distrrep': 'jaxfix.methods.neuron.distrrep:METHOD',
+  'irepair': 'jaxfix.methods.neuron.irepair:METHOD',
 })
 
 NAMES = tuple(_METHODS)
