@@ -19,6 +19,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxfix import devices
 from jaxfix.classifier import Classifier
@@ -173,6 +174,6 @@ def badness_and_count(measure: Measure, logits: jax.Array, labels: Labels) -> ja
   return jnp.stack([badness * counted, counted], axis=-1)
 
 
-def rank(effect: jax.Array) -> jax.Array:
-  """Positions by effect, largest first, lower index first at a tie, NaN last; `[m]` int32, of the raveled effects."""
-  return jnp.argsort(jnp.where(jnp.isnan(effect), jnp.inf, -effect).ravel(), stable=True)
+def rank(effect: np.ndarray) -> np.ndarray:
+  """Positions in the raveled effects, largest first, lower index first at a tie, NaN last; `[m]` int."""
+  return np.argsort(-np.ravel(effect), kind='stable')   # NumPy sorts NaN to the end

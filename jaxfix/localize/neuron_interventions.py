@@ -101,8 +101,7 @@ def keep_samples(classifier: Classifier, x: Any, y: np.ndarray, neurons: tuple[N
   blocks = -(-count // rows)
   state = None
   for i, (batch, _) in enumerate(padded_batches(x, rows * versions)):
-    if state is None:
-      state = _empty(classifier, batch, blocks, neurons, route)
+    state = _empty(classifier, batch, blocks, neurons, route) if state is None else state
     state = _keep(state, classifier, batch, i, neurons, route)
   kept, logits, low, high = state
   labels = np.resize(np.asarray(y, np.int32), (blocks, rows))
@@ -235,9 +234,10 @@ def _observe(classifier: Classifier, x: jax.Array, neurons: tuple[Neurons, ...],
   return kept, classifier.logits_of_normalized(z), tuple(low for low, _ in ranges), tuple(high for _, high in ranges)
 
 
-def _empty(classifier: Classifier, batch: np.ndarray, blocks: int, neurons: tuple[Neurons, ...], route: Route):
-  kept, logits, low, high = jax.eval_shape(functools.partial(_observe, neurons=neurons, route=route), classifier,
-                                           jax.ShapeDtypeStruct(batch.shape, batch.dtype))
+@functools.partial(jax.jit, static_argnames=('blocks', 'neurons', 'route'))
+def _empty(classifier: Classifier, batch: jax.Array, blocks: int, neurons: tuple[Neurons, ...], route: Route):
+  """Room for what `_observe` gives of every block, and ranges that hold nothing."""
+  kept, logits, low, high = jax.eval_shape(lambda c, x: _observe(c, x, neurons, route), classifier, batch)
   blank = lambda tree: jax.tree.map(lambda a: jnp.zeros((blocks, *a.shape), a.dtype), tree)
   full = lambda tree, value: jax.tree.map(lambda a: jnp.full(a.shape, value, a.dtype), tree)
   return blank(kept), blank(logits), full(low, jnp.inf), full(high, -jnp.inf)

@@ -24,6 +24,7 @@ _QUICK = {
   'arachne': {'population': 8, 'generations': 4},
   'arachne_pso': {'particles': 8, 'iterations': 4},
   'distrrep': {'particles': 8, 'iterations': 4, 'merge_particles': 8, 'merge_iterations': 4, 'min_pair_failures': 1},
+  'care': {'particles': 8, 'iterations': 4},
   'irepair': {'max_iters': 4, 'eval_every': 2},
 }
 _METHODS = tuple((f'_{name}', name) for name in methods.NAMES)

@@ -272,7 +272,7 @@ def _guilty(effects: list[Effects], layers: tuple[Neurons, ...], config: Config)
                         "overflow; check the scale of the model's inputs.")
   looked_at = sum(-(-neurons.count // config.stride) for neurons in layers)
   wanted = config.num_neurons or max(config.least, math.ceil(config.share * effect.size - 1e-9))
-  order = np.asarray(causal_effect.rank(np.abs(effect) if config.abs_ace else effect))
+  order = causal_effect.rank(np.abs(effect) if config.abs_ace else effect)
   return order[:min(wanted, looked_at)].astype(np.int32), effect
 
 
@@ -315,7 +315,8 @@ def mixed_cost(badness: jax.Array, accuracy: jax.Array, alpha: jax.Array) -> jax
   return (1 - alpha) * badness + alpha * (1 - accuracy)
 
 
-def _fold(classifier: Classifier, layers: tuple[Neurons, ...], chosen: np.ndarray, factors: np.ndarray) -> Classifier:
+@functools.partial(jax.jit, static_argnames=('layers',))
+def _fold(classifier: Classifier, layers: tuple[Neurons, ...], chosen: jax.Array, factors: jax.Array) -> Classifier:
   """The network with the guilty neurons scaled by weights."""
   for neurons, part in zip(layers, split_factors(layers, chosen, factors), strict=True):
     classifier = scale_neurons(classifier, neurons, part)
