@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import special
 
 from jaxfix import intervene
 from jaxfix.classifier import Classifier
@@ -88,37 +89,48 @@ def pooled_features(classifier: Classifier, x: Any, where: tuple[Tap, ...], *,
   """
   require(len(x) > 0, 'There are no features of no samples; give at least one.', EmptySplitError)
   parts = []
-  for batch, count in padded_batches(x, min(batch_size, len(x))):
+  for batch, count in padded_batches(x, batch_size):   # one shape, whatever the number of samples
     parts.append([f[:count] for f in jax.device_get(_features(classifier, batch, where))])
   return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
-@functools.partial(jax.jit, static_argnames=('num_classes', 'training'))
-def train_probes(features: tuple[jax.Array, ...], y: jax.Array, num_classes: int, training: Training, *,
-                 key: jax.Array) -> tuple[tuple[Probe, ...], jax.Array]:
+def train_probes(features: Sequence[np.ndarray], y: np.ndarray, num_classes: int, training: Training, *,
+                 key: jax.Array) -> tuple[tuple[Probe, ...], np.ndarray]:
   """Linear classifiers of given features, one for each array of them.
 
   Args:
-    features: for each probe `[n, d]`, of the same n samples.
+    features: for each probe `[n, d]`, of the same n samples, n >= 1.
     y: `[n]` int32 labels.
     num_classes: c.
-    training: static.
+    training: see `Training`.
     key: of initial weights (uniform in +-1 / sqrt(d)) and of the order of samples; consumed.
   Returns:
-    the probes, and the mean cross-entropy of each epoch, `[epochs, probes]`.
+    the probes, and the mean cross-entropy of each epoch, `[epochs, probes]`, on the host.
   """
   k_init, k_order = jax.random.split(key)
-  n = y.shape[0]
+  n = len(y)
   size = min(training.batch_size, n)
   steps = -(-n // size)
-  weight = (jnp.arange(steps * size) < n).astype(jnp.float32).reshape(steps, size)
-  optimizer = optax.adam(training.learning_rate)
+  # Drawn and sorted on the host: as part of the program below they would be most of what has to be compiled.
+  order = np.argsort(np.asarray(jax.random.uniform(k_order, (training.epochs, n))), axis=1, kind='stable')
+  rows = np.stack([np.resize(row, steps * size) for row in order]) if training.epochs else np.zeros((0, steps * size))
+  weight = (np.arange(steps * size) < n).astype(np.float32).reshape(steps, size)
+  sizes = [(f.shape[1] + 1) * num_classes for f in features]
+  draws = np.split(np.asarray(jax.random.uniform(k_init, (sum(sizes),), minval=-1., maxval=1.)), np.cumsum(sizes)[:-1])
+  probes = []
+  for f, part in zip(features, draws, strict=True):
+    part = part.reshape(-1, num_classes) * np.float32(f.shape[1] ** -0.5)
+    probes.append({'kernel': part[:-1], 'bias': part[-1]})
+  probes, losses = _descend(tuple(probes), tuple(features), np.asarray(y, np.int32),
+                            rows.reshape(-1, steps, size).astype(np.int32), weight, training.learning_rate)
+  return probes, np.asarray(losses)
 
-  def fresh(key, d):
-    k_kernel, k_bias = jax.random.split(key)
-    bound = d ** -0.5
-    return {'kernel': jax.random.uniform(k_kernel, (d, num_classes), minval=-bound, maxval=bound),
-            'bias': jax.random.uniform(k_bias, (num_classes,), minval=-bound, maxval=bound)}
+
+@jax.jit
+def _descend(probes: tuple[Probe, ...], features: tuple[jax.Array, ...], y: jax.Array, rows: jax.Array,
+             weight: jax.Array, learning_rate: jax.Array) -> tuple[tuple[Probe, ...], jax.Array]:
+  """Adam over batches `rows` `[epochs, s, b]` with `weight` `[s, b]`; the probes and `[epochs, probes]` losses."""
+  optimizer = optax.adam(learning_rate)
 
   def loss_of(probes, rows, weight):
     each = jnp.stack([(weight * cross_entropy(scores(probe, f[rows]), y[rows])).sum() / weight.sum()
@@ -131,27 +143,26 @@ def train_probes(features: tuple[jax.Array, ...], y: jax.Array, num_classes: int
     updates, state = optimizer.update(grads, state, probes)
     return (optax.apply_updates(probes, updates), state), each * batch[1].sum()
 
-  def epoch(carry, key):
-    rows = jnp.resize(jax.random.permutation(key, n), (steps, size))
+  def epoch(carry, rows):
     carry, losses = jax.lax.scan(step, carry, (rows, weight))
-    return carry, losses.sum(axis=0) / n
+    return carry, losses.sum(axis=0) / weight.sum()
 
-  keys = jax.random.split(k_init, len(features))
-  probes = tuple(fresh(k, f.shape[1]) for k, f in zip(keys, features, strict=True))
-  start = probes, optimizer.init(probes)
-  (probes, _), losses = jax.lax.scan(epoch, start, jax.random.split(k_order, training.epochs))
+  (probes, _), losses = jax.lax.scan(epoch, (probes, optimizer.init(probes)), rows)
   return probes, losses
 
 
 def accuracy(probe: Probe, features: np.ndarray, y: np.ndarray) -> float:
   """Share of samples that a probe gets right, on the host."""
-  return float((np.argmax(features @ np.asarray(probe['kernel']) + np.asarray(probe['bias']), axis=1) == y).mean())
+  return float((_host_scores(probe, features).argmax(axis=1) == y).mean())
 
 
-@jax.jit
-def mean_probabilities(probe: Probe, features: jax.Array) -> jax.Array:
-  """Mean over samples of the softmax of a probe, `[c]`."""
-  return jax.nn.softmax(scores(probe, features), axis=-1).mean(axis=0)
+def probabilities(probe: Probe, features: np.ndarray) -> np.ndarray:
+  """Softmax of a probe, `[n, c]`, on the host."""
+  return special.softmax(_host_scores(probe, features), axis=1)
+
+
+def _host_scores(probe: Probe, features: np.ndarray) -> np.ndarray:
+  return features @ np.asarray(probe['kernel']) + np.asarray(probe['bias'])
 
 
 def block_score(normal: np.ndarray, fault: np.ndarray) -> float:

@@ -15,6 +15,8 @@ _METHODS = types.MappingProxyType({
   'distrrep': 'jaxfix.methods.neuron.distrrep:METHOD',
   'care': 'jaxfix.methods.neuron.care:METHOD',
   'irepair': 'jaxfix.methods.neuron.irepair:METHOD',
+  'inner': 'jaxfix.methods.neuron.inner:METHOD',
+  'mode': 'jaxfix.methods.neuron.mode:METHOD',
 })
 
 NAMES = tuple(_METHODS)

@@ -47,8 +47,8 @@ from jaxfix.problem import Problem, Repair, Split, Trace
 _FEWEST_TRAINING_FAILURES = 50
 _ROTATION = np.pi / 6   # at most, either way
 
-Rows = tuple[jax.Array, jax.Array, jax.Array]
-"""Batches of one pass, `[s, b]` each: rows of faulty samples, their weight (0 or 1), their normal partners (-1: none)."""
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Batches of one pass, `[s, b]` each: rows of faulty samples, their weight (0 or 1), their partners (-1: none)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Config:
     rate: of the masked gradient descent, without momentum or decay; 0.0007.
     alpha: weight of the label against the alignment; 0.8.
     temperature: of the alignment; 3.
-    epochs: at most; 20. Each is one alignment pass and `consolidations` passes of ordinary training, per block; 2
-      (public code: 1 and 4 for two kinds of backdoors).
+    epochs: at most; 20. Each is one alignment pass and `consolidations` passes of ordinary training, per block.
+    consolidations: 2 (public code: 1 and 4 for two kinds of backdoors).
     batch_size: 64 (8 for ImageNet).
     fault_samples: faulty samples, and as many normal ones; 1000 (100 for ImageNet).
     pairing: 'same_label' (ours) aligns a faulty sample with normal ones of its true class; 'index' (public code) with
@@ -145,7 +145,7 @@ class Part(NamedTuple):
   """A selected block: its probe, and which entries of its target kernel are trained."""
   block: Block
   probe: probing.Probe
-  mask: jax.Array
+  mask: np.ndarray
 
 
 def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
@@ -191,11 +191,10 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
             current, loss = align(current, part, samples, rows, config)
             losses.append(np.asarray(loss).mean())
         else:
-          k_epoch = jax.random.fold_in(k_augment, epoch)
           for i in range(config.consolidations):
-            for j, part in enumerate(parts):
-              k_pass = jax.random.fold_in(jax.random.fold_in(k_epoch, i), j)
-              current, _ = consolidate(current, part, samples, rows, config, kind, key=k_pass)
+            for part in parts:
+              current, _ = consolidate(current, part, samples, rows, config, kind, epoch * config.consolidations + i,
+                                       key=k_augment)
         require(bool(np.isfinite(losses[-1])), f'INNER diverged in epoch {epoch + 1}: the alignment loss is '
                 f'{losses[-1]}. Lower rate, now {config.rate:g}.', RepairFailure)
       with clock.phase('validate'):
@@ -252,7 +251,7 @@ def score_blocks(classifier: Classifier, samples: Samples, probes: tuple[probing
   """A_b of every block, `[blocks]` (section 3.2). Without normal samples the clean ones take their place."""
   normal = samples.normal if len(samples.normal) else samples.clean
   features = [probing.pooled_features(classifier, part.x[:most], where) for part in (normal, samples.fault)]
-  return np.array([probing.block_score(*(np.asarray(probing.mean_probabilities(probe, f[b])) for f in features))
+  return np.array([probing.block_score(*(probing.probabilities(probe, f[b]).mean(axis=0) for f in features))
                    for b, probe in enumerate(probes)])
 
 
@@ -262,7 +261,7 @@ def _localize(classifier: Classifier, block: Block, probe: probing.Probe, fault:
   x = fault.x[:config.routing_samples]
   counts = routing.count_votes(classifier, probe, x, block, config.routing)
   mask = routing.kept_entries(counts, len(x), config.keep, config.top_k)
-  return Part(block, probe, jnp.asarray(mask)), float(mask.mean())
+  return Part(block, probe, mask), float(mask.mean())
 
 
 def partners(fault_labels: np.ndarray, normal_labels: np.ndarray, pairing: str) -> np.ndarray:
@@ -289,8 +288,8 @@ def batches(samples: Samples, config: Config) -> Rows:
   pairs = partners(samples.fault.y, samples.normal.y, config.pairing)
   weight = np.arange(steps * size) < n
   rows = np.resize(np.arange(n), steps * size)
-  return tuple(jnp.asarray(a.reshape(steps, size), kind) for a, kind in (
-    (rows, jnp.int32), (weight, jnp.float32), (pairs[rows], jnp.int32)))
+  return tuple(a.reshape(steps, size).astype(kind) for a, kind in (
+    (rows, np.int32), (weight, np.float32), (pairs[rows], np.int32)))
 
 
 def alignment_loss(fault: jax.Array, y: jax.Array, weight: jax.Array, normal: jax.Array, paired: jax.Array,
@@ -340,24 +339,28 @@ def _align(classifier: Classifier, probe: probing.Probe, mask: jax.Array, x: jax
   return _descend(loss_of, classifier, rows, block.target, mask, rate, train_bias)
 
 
-def consolidate(classifier: Classifier, part: Part, samples: Samples, rows: Rows, config: Config, kind: str, *,
-                key: jax.Array) -> tuple[Classifier, Any]:
-  """Phase B for one block: the network after one pass of training with true labels. `key` is consumed."""
-  keys = jax.random.split(key, rows[0].shape[0])
-  return _consolidate(classifier, part.mask, samples.fault.x, samples.fault.y, rows, keys, config.rate,
+def consolidate(classifier: Classifier, part: Part, samples: Samples, rows: Rows, config: Config, kind: str,
+                number: int, *, key: jax.Array) -> tuple[Classifier, Any]:
+  """Phase B for one block: the network after pass `number` of training with true labels, and the loss of every batch.
+
+  All blocks see the same augmented images in a pass, `fold_in(key, number)`.
+  """
+  return _consolidate(classifier, part.mask, samples.fault.x, samples.fault.y, rows, config.rate, np.int32(number), key,
                       target=part.block.target, moving=_moving(classifier, config, None),
                       train_bias=config.train_bias, kind=kind)
 
 
 @functools.partial(jax.jit, static_argnames=('target', 'moving', 'train_bias', 'kind'))
-def _consolidate(classifier: Classifier, mask: jax.Array, x: jax.Array, y: jax.Array, rows: Rows, keys: jax.Array,
-                 rate: jax.Array, *, target: str, moving: tuple[str, ...], train_bias: bool, kind: str):
+def _consolidate(classifier: Classifier, mask: jax.Array, x: jax.Array, y: jax.Array, rows: Rows,
+                 rate: jax.Array, number: jax.Array, key: jax.Array, *, target: str, moving: tuple[str, ...],
+                 train_bias: bool, kind: str):
   def loss_of(weights, classifier, batch):
     (index, weight, _), key = batch
     images = _moved(x[index], kind, key=key)
     logits, classifier = _run(_with_weights(classifier, target, weights), images, None, moving)
     return (weight * cross_entropy(logits, y[index])).sum() / weight.sum(), classifier
 
+  keys = jax.random.split(jax.random.fold_in(key, number), rows[0].shape[0])
   return _descend(loss_of, classifier, (rows, keys), target, mask, rate, train_bias)
 
 
