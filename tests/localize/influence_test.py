@@ -25,7 +25,7 @@ def linear(kernel, bias=(0., 0.)):
 def _both(x_general=_X, batch_size=2, **options):
   c = linear([[1, -1], [.5, .25]])
   sets = [make_batches(x, np.ones(len(x)), batch_size=batch_size) for x in (_X, x_general)]
-  return c, jax.jit(lambda c, s, g: influence.influences(c, s, g, **options))(c, *sets)
+  return c, networks.quick_jit(lambda c, s, g: influence.influences(c, s, g, **options))(c, *sets)
 
 
 class InfluenceTest(parameterized.TestCase):
@@ -45,7 +45,7 @@ class InfluenceTest(parameterized.TestCase):
 
   def test_only_wrong_samples_have_specific_influence(self):
     c, sure = linear([[1, -1], [.5, .25]]), make_batches(_X, [0, 1], batch_size=2)
-    found = jax.jit(influence.influences)(c, sure, sure)
+    found = networks.quick_jit(influence.influences)(c, sure, sure)
     p = jax.nn.softmax(c.logits(_X[1:]))[0]
     np.testing.assert_allclose(found.specific['fc1']['kernel'], np.outer(_X[1], p - np.array([0, 1])), rtol=1e-5)
     self.assertEqual(float(found.num_remaining), 1)
@@ -106,7 +106,7 @@ class DropoutTest(absltest.TestCase):
     shapes = layers.variable_shapes(_Dropping(), (2,))
     c = networks.filled(Classifier(shapes, _Dropping(), (2,), 2))
     batches = make_batches(_X, [0, 1], batch_size=2)
-    run = jax.jit(lambda key, drop: influence.influences(c, batches, batches, dropout=drop, key=key),
+    run = networks.quick_jit(lambda key, drop: influence.influences(c, batches, batches, dropout=drop, key=key),
                   static_argnums=1)
     plain, first, second = run(jax.random.key(0), False), run(jax.random.key(0), True), run(jax.random.key(1), True)
     for a, b in zip(jax.tree.leaves(first.general), jax.tree.leaves(plain.general), strict=True):

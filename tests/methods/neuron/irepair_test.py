@@ -1,5 +1,7 @@
 """Section 8 of the I-REPAIR specification, from number 4 on (1 to 3, 5 and 11: `localize/influence_test.py`)."""
 import dataclasses
+import unittest
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,14 @@ from tests import networks, tiny
 from tests.localize.influence_test import linear
 
 _SHORT = irepair.Config(max_iters=6, eval_every=3)
+
+
+def setUpModule():
+  """Each test compiles another step; the contract test runs it as it is compiled for users."""
+  quick = networks.quick_jit(irepair._advance.__wrapped__, static_argnames=('rule', 'length'))
+  patcher = mock.patch.object(irepair, '_advance', quick)
+  patcher.start()
+  unittest.addModuleCleanup(patcher.stop)
 
 
 def _separable(seed):
@@ -95,7 +105,7 @@ class StepTest(parameterized.TestCase):
     chosen = irepair.class_balanced(passing, problem.repair.y[passing], max(40, len(failing)),
                                     key=jax.random.split(jax.random.key(0), 3)[1])
     sets = [make_batches(problem.repair.x[rows], problem.repair.y[rows]) for rows in (failing, chosen)]
-    general = jax.jit(influences)(problem.classifier, *sets).general
+    general = networks.quick_jit(influences)(problem.classifier, *sets).general
     moved, still = 0, 0
     for layer, leaves in general.items():
       for name, g in leaves.items():
@@ -184,7 +194,7 @@ class RepairTest(parameterized.TestCase):
     chosen = irepair.class_balanced(passing, split.y[passing], max(40, len(failing)),
                                     key=jax.random.split(jax.random.key(0), 3)[1])
     sets = [make_batches(x[rows], split.y[rows]) for rows in (failing, chosen)]
-    found = jax.jit(influences)(c, *sets)
+    found = networks.quick_jit(influences)(c, *sets)
     ratio = flat_weights(influence_ratio(found.specific, found.general, 3.))
     old, new = flat_weights(c.variables), flat_weights(repair.classifier.variables)
     for name in ('batch_stats/bn/mean', 'batch_stats/bn/var'):
@@ -198,7 +208,7 @@ class RepairTest(parameterized.TestCase):
 
   def test_the_best_validated_weights_are_returned(self):
     problem = tiny.problem('mlp')
-    repair = methods.run(irepair.METHOD, problem, irepair.Config(max_iters=40, lr=1e-3), key=jax.random.key(0))
+    repair = methods.run(irepair.METHOD, problem, irepair.Config(max_iters=30, lr=1e-3), key=jax.random.key(0))
     curve = repair.trace.curves['valid_accuracy']
     got = (predict.labels(repair.classifier, problem.valid.x) == problem.valid.y).mean()
     np.testing.assert_allclose(got, curve[1:].max())
@@ -299,7 +309,7 @@ class CheckTest(absltest.TestCase):
   def test_nodes_need_a_dense_layer(self):
     problem = tiny.problem('mlp')
     irepair._check(problem, irepair.Config(mask='nodes'))
-    with absltest.mock.patch.object(irepair, 'layer_list', lambda c: ()), self.assertRaises(Unadaptable):
+    with mock.patch.object(irepair, 'layer_list', lambda c: ()), self.assertRaises(Unadaptable):
       irepair._check(problem, irepair.Config(mask='nodes'))
 
 
