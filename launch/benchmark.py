@@ -6,6 +6,8 @@ pgd: attack on the study's LeNet5 against Foolbox with PyTorch (an environment o
 6 times. conv: VGG16, forward (target 4 times) and training step (3 times), against plain `lax.conv_general_dilated`.
 arachne: evaluations of candidates through the cached suffix against whole networks, and the seconds of a search.
 bounds: IBP and CROWN boxes a second against auto_LiRPA with PyTorch (an environment of its own; target 4 times CROWN).
+localize: neurons a second of CARE's causal effect against whole networks, weights a second of Arachne's scores.
+planted: how often each localizer finds ten corrupted weights (100 trials).
 regions: exact lines and a certificate of 1,000 vertices. acasxu: properties 1 to 4 on 37 networks, which takes long.
 Stop everything else on the machine first.
 """
@@ -20,7 +22,7 @@ from jaxfix.study import record
 from launch import cli
 from launch.benchmarks import pairs
 
-_SUITES = ('pgd', 'conv', 'arachne', 'bounds', 'regions', 'acasxu')
+_SUITES = ('pgd', 'conv', 'arachne', 'localize', 'planted', 'bounds', 'regions', 'acasxu')
 
 _SUITE = flags.DEFINE_list('suite', ['pgd', 'conv', 'arachne'], f'Which, separated by commas: {", ".join(_SUITES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed runs of each side, in turns.', lower_bound=1)
