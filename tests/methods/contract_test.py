@@ -23,6 +23,7 @@ _QUICK = {
   'apricot': {'n_submodels': 2, 'submodel_epochs': 1, 'adjust_batch': 50, 'retrain_epochs': 1, 'max_retrain_epochs': 2},
   'arachne': {'population': 8, 'generations': 4},
   'arachne_pso': {'particles': 8, 'iterations': 4},
+  'neurecover': {'particles': 8, 'iterations': 4, 'include_bias_in_norm': False},
   'distrrep': {'particles': 8, 'iterations': 4, 'merge_particles': 8, 'merge_iterations': 4, 'min_pair_failures': 1},
   'care': {'particles': 8, 'iterations': 4},
   'irepair': {'max_iters': 4, 'eval_every': 2},
@@ -146,14 +147,14 @@ class LittleDataTest(parameterized.TestCase):
     absent = next(c for c in range(10) if c != y[self._wrong() & keep][0])
     self._run(name, keep & (y != absent))
 
-  @pytest.mark.slow
   @parameterized.named_parameters(*_METHODS)
+  @pytest.mark.slow
   def test_each_by_itself(self, name):
     self._run(name, self._single())
     self._run(name, tiny.problem('mlp').repair.y != 3)
 
-  @pytest.mark.slow
   @parameterized.named_parameters(*_METHODS)
+  @pytest.mark.slow
   def test_no_passing_sample(self, name):
     self._run(name, self._wrong())
 
