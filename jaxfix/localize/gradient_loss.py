@@ -43,15 +43,34 @@ def gradient_loss(classifier: Classifier, batches: Batches, *, paths: tuple[str,
   Returns:
     path -> array like that layer's kernel, float32, >= 0.
   """
-  def loss(kernels, x, y, weight):
-    scores = head(with_kernels(classifier, kernels).logits(x))
-    return jnp.where(weight > 0, cross_entropy(scores, y), 0).sum()
+  def loss(kernels, batch):
+    scores = head(with_kernels(classifier, kernels).logits(batch.x))
+    return jnp.where(batch.weight > 0, cross_entropy(scores, batch.y), 0).sum()
 
+  scale = 1. if reduction == 'sum' else 1 / batches.count
+  return jax.tree.map(lambda g: jnp.abs(g) * scale, _summed_gradient(loss, classifier, batches, paths))
+
+
+@functools.partial(jax.jit, static_argnames=('paths', 'head'))
+def output_gradient(classifier: Classifier, batches: Batches, *, paths: tuple[str, ...],
+                    head: Head = identity) -> dict[str, jax.Array]:
+  """B(w) = |sum over x of d(sum_c out_c(x))/dw|, in evaluation mode: `gradient_loss` without a loss.
+
+  NeuRecover's backward impact in eAI-Repair-Toolkit. With softmax outputs it is 0 up to rounding.
+  Args and returns: see `gradient_loss`.
+  """
+  def total_output(kernels, batch):
+    scores = head(with_kernels(classifier, kernels).logits(batch.x))
+    return jnp.where(batch.weight[:, None] > 0, scores, 0).sum()
+
+  return jax.tree.map(jnp.abs, _summed_gradient(total_output, classifier, batches, paths))
+
+
+def _summed_gradient(objective: Callable[[dict[str, jax.Array], Batches], jax.Array], classifier: Classifier,
+                     batches: Batches, paths: tuple[str, ...]) -> dict[str, jax.Array]:
+  """Sum over batches of the gradient of `(kernels, batch) -> scalar`."""
   def add(total, batch):
-    gradient = jax.grad(loss)(kernels, batch.x, batch.y, batch.weight)
-    return jax.tree.map(jnp.add, total, gradient), None
+    return jax.tree.map(jnp.add, total, jax.grad(objective)(kernels, batch)), None
 
   kernels = {path: kernel(classifier, path) for path in paths}
-  total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, kernels), batches)
-  scale = 1. if reduction == 'sum' else 1 / batches.count
-  return jax.tree.map(lambda g: jnp.abs(g) * scale, total)
+  return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, kernels), batches)[0]

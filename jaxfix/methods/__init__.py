@@ -12,6 +12,7 @@ _METHODS = types.MappingProxyType({
   'prdnn': 'jaxfix.methods.layer.prdnn:METHOD',
   'arachne': 'jaxfix.methods.neuron.arachne:METHOD',
   'arachne_pso': 'jaxfix.methods.neuron.arachne_pso:METHOD',
+  'neurecover': 'jaxfix.methods.neuron.neurecover:METHOD',
   'distrrep': 'jaxfix.methods.neuron.distrrep:METHOD',
   'care': 'jaxfix.methods.neuron.care:METHOD',
   'irepair': 'jaxfix.methods.neuron.irepair:METHOD',
