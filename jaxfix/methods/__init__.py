@@ -16,6 +16,7 @@ _METHODS = types.MappingProxyType({
   'distrrep': 'jaxfix.methods.neuron.distrrep:METHOD',
   'care': 'jaxfix.methods.neuron.care:METHOD',
   'irepair': 'jaxfix.methods.neuron.irepair:METHOD',
+  'genmunn': 'jaxfix.methods.neuron.genmunn:METHOD',
   'inner': 'jaxfix.methods.neuron.inner:METHOD',
   'mode': 'jaxfix.methods.neuron.mode:METHOD',
 })

@@ -116,7 +116,7 @@ class State:
   """A generation.
 
   Attributes:
-    genomes: the population, leading axis p.
+    genomes: the population, leading axis p; the best first once it is assessed.
     fitness: `[p]`, of those that are `known` `[p]`; the others are evaluated by the next step.
     best, best_fitness: of all genomes so far, the empty one included.
     stall: generations since the count of right samples last grew, the first population not counted.
@@ -201,7 +201,7 @@ def init(pool: Pool, settings: Settings, original_right: jax.Array, *, key: jax.
 
 
 def assess(state: State, evaluate: Evaluate) -> State:
-  """Evaluates the genomes that are not known, and renews the best."""
+  """Evaluates the genomes that are not known, puts the best first, and renews the best of all."""
   def one(item):
     genome, fitness, known = item
     def fresh() -> Fitness:
@@ -211,8 +211,9 @@ def assess(state: State, evaluate: Evaluate) -> State:
     return jax.lax.cond(known, lambda: fitness, fresh)
 
   fitness = jax.lax.map(one, (state.genomes, state.fitness, state.known))
-  i = ranking(fitness, state.genomes)[0]
-  leader, leader_fitness = jax.tree.map(lambda a: a[i], (state.genomes, fitness))
+  order = ranking(fitness, state.genomes)
+  genomes, fitness = jax.tree.map(lambda a: a[order], (state.genomes, fitness))
+  leader, leader_fitness = jax.tree.map(lambda a: a[0], (genomes, fitness))
   wins = (leader_fitness.right > state.best_fitness.right) | (
     (leader_fitness.right == state.best_fitness.right) & ((leader_fitness.loss < state.best_fitness.loss) | (
       (leader_fitness.loss == state.best_fitness.loss) & (leader.size < state.best.size))))
@@ -220,21 +221,19 @@ def assess(state: State, evaluate: Evaluate) -> State:
                                     (state.best, state.best_fitness))
   grown = best_fitness.right > state.best_fitness.right
   return dataclasses.replace(
-    state, fitness=fitness, known=jnp.ones_like(state.known), best=best, best_fitness=best_fitness,
+    state, genomes=genomes, fitness=fitness, known=jnp.ones_like(state.known), best=best, best_fitness=best_fitness,
     stall=jnp.where(grown, 0, state.stall + 1), evaluations=state.evaluations + (~state.known).sum(dtype=jnp.int32))
 
 
 def breed(state: State, pool: Pool, settings: Settings) -> State:
   """The next population of an assessed one: elite and children; children equal to a parent keep its fitness."""
   key_next, key_children = jax.random.split(state.key)
-  order = ranking(state.fitness, state.genomes)
-  rank = jnp.zeros(settings.size, jnp.int32).at[order].set(jnp.arange(settings.size, dtype=jnp.int32))
 
   def child(key):
-    key_pick, key_coins, key_cross, key_mutate = jax.random.split(key, 4)
-    rivals = jax.random.randint(key_pick, (2, 2), 0, settings.size)
-    a, b = jnp.where(rank[rivals[:, 0]] <= rank[rivals[:, 1]], rivals[:, 0], rivals[:, 1])
-    mates, mutates = jax.random.uniform(key_coins, (2,)) < jnp.array([settings.crossover, settings.mutation])
+    key_draws, key_cross, key_mutate = jax.random.split(key, 3)
+    draws = jax.random.uniform(key_draws, (6,))
+    a, b = _integer(draws[:4].reshape(2, 2), settings.size).min(axis=1)   # two tournaments of two
+    mates, mutates = draws[4] < settings.crossover, draws[5] < settings.mutation
     parent = jax.tree.map(lambda g: g[a], state.genomes)
     crossed = crossover(parent, jax.tree.map(lambda g: g[b], state.genomes), key=key_cross)
     genome = jax.tree.map(lambda c, p: jnp.where(mates, c, p), crossed, parent)
@@ -242,8 +241,7 @@ def breed(state: State, pool: Pool, settings: Settings) -> State:
     return genome, jax.tree.map(lambda f: f[a], state.fitness), ~mates & ~mutates
 
   children = jax.vmap(child)(jax.random.split(key_children, settings.size - settings.elite))
-  elite = order[:settings.elite]
-  survivors = (*jax.tree.map(lambda a: a[elite], (state.genomes, state.fitness)), jnp.ones(settings.elite, bool))
+  survivors = jax.tree.map(lambda a: a[:settings.elite], (state.genomes, state.fitness, state.known))
   genomes, fitness, known = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), survivors, children)
   return dataclasses.replace(state, genomes=genomes, fitness=fitness, known=known, key=key_next)
 
@@ -255,10 +253,10 @@ def ranking(fitness: Fitness, genomes: Genome) -> jax.Array:
 
 def random_genome(pool: Pool, settings: Settings, *, key: jax.Array) -> Genome:
   """m ~ U{1..max_entries} distinct entries, each with one operator; a swap may add its partner. `key` is consumed."""
-  key_count, key_entries, key_operators = jax.random.split(key, 3)
+  key_entries, key_operators = jax.random.split(key)
   most = settings.max_entries
-  count = jax.random.randint(key_count, (), 1, most + 1)
-  entry = draw_entries(pool.used, count, most, key=key_entries)
+  draws = jax.random.uniform(key_entries, (1 + pool.used.size,))
+  entry = draw_entries(pool.used, 1 + _integer(draws[0], most), draws[1:], most)
   drawn = entry != EMPTY
   genome = Genome(entry, jnp.where(drawn, pool.value[jnp.where(drawn, entry, 0)], 0.))
 
@@ -269,42 +267,43 @@ def random_genome(pool: Pool, settings: Settings, *, key: jax.Array) -> Genome:
   return jax.lax.fori_loop(0, most, change, genome)
 
 
-def draw_entries(allowed: jax.Array, count: jax.Array, most: int, *, key: jax.Array) -> jax.Array:
+def draw_entries(allowed: jax.Array, count: jax.Array, draws: jax.Array, most: int) -> jax.Array:
   """`count` distinct entries without replacement, probability proportional to 1 / (rank + 1), by Gumbel top-m.
 
   Args:
     allowed: `[k]` bool, entries to draw from; rank is the position.
     count: of entries, at most `most`; fewer come if fewer are allowed.
+    draws: `[k]` uniform in [0, 1).
     most: static.
-    key: consumed.
   Returns:
     `[most]` int32, `EMPTY` after the last.
   """
-  weight = jnp.where(allowed, -jnp.log1p(jnp.arange(allowed.size, dtype=jnp.float32)), -jnp.inf)
-  score, entry = jax.lax.top_k(weight + jax.random.gumbel(key, allowed.shape), min(most, allowed.size))
-  entry = jnp.where((jnp.arange(entry.size) < count) & jnp.isfinite(score), entry, EMPTY).astype(jnp.int32)
+  gumbel = -jnp.log(-jnp.log(jnp.maximum(draws, jnp.finfo(jnp.float32).tiny)))
+  score, entry = jax.lax.top_k(jnp.where(allowed, gumbel - jnp.log1p(jnp.arange(allowed.size, dtype=jnp.float32)),
+                                         -jnp.inf), min(most, allowed.size))
+  entry = jnp.where((jnp.arange(entry.size) < count) & (score > -jnp.inf), entry, EMPTY).astype(jnp.int32)
   return jnp.pad(entry, (0, most - entry.size), constant_values=EMPTY)
 
 
 def operate(genome: Genome, slot: jax.Array, pool: Pool, settings: Settings, *, key: jax.Array) -> Genome:
   """The genome with a random operator applied to the old weight of the entry in `slot`. `key` is consumed."""
-  key_operator, key_other, key_partner, key_normal, key_factor = jax.random.split(key, 5)
+  draws = jax.random.uniform(key, (4 + pool.used.size,))
   entry = genome.entry[slot]
   w = pool.value[entry]
 
   kin = pool.used & (pool.neuron == pool.neuron[entry]) & (jnp.arange(pool.used.size) != entry)
-  partner = jnp.argmax(jnp.where(kin, jax.random.uniform(key_partner, kin.shape), -1.)).astype(jnp.int32)
+  partner = jnp.argmax(jnp.where(kin, draws[4:], -1.)).astype(jnp.int32)
   held = (genome.entry == partner) | (genome.entry == EMPTY)
   place = jnp.argmax(jnp.where(genome.entry == partner, 2, genome.entry == EMPTY))
 
   names = jnp.array([OPERATORS.index(name) for name in settings.operators])
   others = jnp.array([OPERATORS.index(name) for name in settings.operators if name != 'swap'] or [_KEEP])
-  drawn = jax.random.choice(key_operator, names)
-  drawn = jnp.where((drawn == _SWAP) & ~(kin.any() & held.any()), jax.random.choice(key_other, others), drawn)
-  values = jnp.stack([
-    w + settings.sigma * pool.spread[entry] * jax.random.normal(key_normal),
-    w * (1 + jax.random.uniform(key_factor, minval=-settings.scale, maxval=settings.scale)),
-    -w, jnp.float32(0), pool.value[partner], w])
+  drawn = names[_integer(draws[0], names.size)]
+  drawn = jnp.where((drawn == _SWAP) & ~(kin.any() & held.any()), others[_integer(draws[1], others.size)], drawn)
+  normal = jax.scipy.special.ndtri(jnp.clip(draws[2], 1e-7, 1 - 1e-7))
+  factor = 1 + settings.scale * (2 * draws[3] - 1)
+  values = jnp.stack([w + settings.sigma * pool.spread[entry] * normal, w * factor, -w, jnp.float32(0),
+                      pool.value[partner], w])
   swapped = Genome(genome.entry.at[place].set(partner), genome.value.at[place].set(w))
   genome = jax.tree.map(lambda a, b: jnp.where(drawn == _SWAP, a, b), swapped, genome)
   return Genome(genome.entry, genome.value.at[slot].set(values[drawn]))
@@ -329,16 +328,21 @@ def mutate(genome: Genome, pool: Pool, settings: Settings, *, key: jax.Array) ->
 
   An empty genome gets an entry; one that is full, or holds the whole pool, has one redrawn in place of an addition.
   """
-  key_kind, key_slot, key_entry, key_operator = jax.random.split(key, 4)
+  key_draws, key_operator = jax.random.split(key)
   filled = genome.entry != EMPTY
+  draws = jax.random.uniform(key_draws, (1 + filled.size + pool.used.size,))
   absent = pool.used.at[genome.entry].set(False, mode='drop')
-  new = draw_entries(absent, jnp.int32(1), 1, key=key_entry)[0]
-  kind = jax.random.randint(key_kind, (), 0, 3)
+  new = draw_entries(absent, jnp.int32(1), draws[1 + filled.size:], 1)[0]
+  kind = _integer(draws[0], 3)
   adds = ((kind == 1) | ~filled.any()) & ~filled.all() & (new != EMPTY)
   drops = (kind == 2) & filled.any()
-  slot = jnp.where(adds, jnp.argmin(filled),
-                   jnp.argmax(jnp.where(filled, jax.random.uniform(key_slot, filled.shape), -1.)))
+  slot = jnp.where(adds, jnp.argmin(filled), jnp.argmax(jnp.where(filled, draws[1:1 + filled.size], -1.)))
   entry = genome.entry.at[slot].set(jnp.where(adds, new, jnp.where(drops, EMPTY, genome.entry[slot])))
   genome = Genome(entry, genome.value)
   changed = operate(genome, slot, pool, settings, key=key_operator)
   return jax.tree.map(lambda a, b: jnp.where(drops, a, b), genome, changed)
+
+
+def _integer(draw: jax.Array, n: int) -> jax.Array:
+  """Uniform in 0..n-1 from uniform in [0, 1)."""
+  return jnp.minimum((draw * n).astype(jnp.int32), n - 1)

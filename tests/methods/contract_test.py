@@ -27,6 +27,7 @@ _QUICK = {
   'distrrep': {'particles': 8, 'iterations': 4, 'merge_particles': 8, 'merge_iterations': 4, 'min_pair_failures': 1},
   'care': {'particles': 8, 'iterations': 4},
   'irepair': {'max_iters': 4, 'eval_every': 2},
+  'genmunn': {'population': 6, 'generations': 3, 'rounds': 2},
   'inner': {'num_blocks': 1, 'epochs': 1, 'probe_epochs': 2, 'routing_steps': 5},
   'mode': {'rounds': 1, 'max_classes': 1, 'epochs': 1},
 }

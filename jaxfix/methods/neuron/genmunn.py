@@ -1,21 +1,21 @@
-"""GenMuNN (reconstructed): a few suspicious kernel entries are mutated, and a genetic algorithm picks among the mutants.
+"""GenMuNN (reconstructed): a few suspicious kernel entries are mutated; a genetic algorithm picks among the mutants.
 
 H. Wu, Z. Li, Z. Cui, J. Liu, "GenMuNN: A Mutation-Based Approach to Repair Deep Neural Network Models", Int. J.
-Modeling, Simulation, and Scientific Computing, 2022, and its precursor at DSA 2021. Weights of every layer are ranked by
-spectrum analysis of failing and passing samples; mutants change a few of the top-ranked ones; selection, crossover and
-mutation breed the mutant that is right most often. It replaces the model only if it is right on more samples and no
+Modeling, Simulation, and Scientific Computing, 2022, and its precursor at DSA 2021. Weights of every layer are ranked
+by spectrum analysis of failing and passing samples; mutants change a few of the top-ranked ones; selection, crossover
+and mutation breed the mutant that is right most often. It replaces the model only if it is right on more samples and no
 worse on the validation split, and the ranking begins anew on it. Guarantee: accuracy on the samples searched with, and
 on the validation split, never falls.
 
 No code and no text beyond the abstracts was at hand. Not confirmed, hence to be told with every figure: what the
-spectrum is of (neurons and weights here), its formula, the mutation operators, the population's size, the stopping rule,
-and whether fitness is accuracy on training or on test data. The defaults are meant to be conservative, as the study's
-results are (most of its repairs return the original); `OURS_PLUS` is a stronger setting of ours.
+spectrum is of (neurons and weights here), its formula, the mutation operators, the population's size, the stopping
+rule, and whether fitness is accuracy on training or on test data. The defaults are meant to be conservative, as the
+study's results are (most of its repairs return the original); `OURS_PLUS` is a stronger setting of ours.
 
 Decided here: D is the problem's failure split (the study takes the training split). The search stalls by the count of
-right samples, not by the loss that breaks ties. With importance by ablation, a weight gets the absolute change of
-accuracy of the neuron that it leads into, times its size over the largest one there. In rounds and blocks after the
-first, 'the original' is the model that the last accepted mutant made.
+right samples, not by the loss that breaks ties; a mutant with the original's count never beats it. With importance by
+ablation, a weight gets the absolute change of accuracy of the neuron that it leads into, times its size over the
+largest one there. In rounds and blocks after the first, 'the original' is the model that the last accepted mutant made.
 """
 import dataclasses
 import functools
@@ -305,8 +305,8 @@ def _trace(log: list[dict[str, Any]], curves: list[np.ndarray], found: tuple, be
   accepted = [entry for entry in log if entry['accepted']]
   layers = sorted({path for entry in accepted for path in entry['layers']})
   notes = ('GenMuNN (reconstructed): element of the spectrum, formula, operators and population are not confirmed.',
-           f'{before} of {num_samples} samples right before, {after} after; {len(accepted)} of {len(log)} searches gave '
-           'a mutant that was accepted.')
+           f'{before} of {num_samples} samples right before, {after} after; {len(accepted)} of {len(log)} searches '
+           'gave a mutant that was accepted.')
   notes += ((f'{len(found)} entries changed, in {", ".join(layers)}.',) if accepted else
             ('No mutant was right more often without loss on the validation split: the original is returned.',))
   best, mean = np.concatenate(curves, axis=1) / num_samples
