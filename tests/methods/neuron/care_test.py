@@ -16,7 +16,7 @@ from jaxfix.models import build
 from jaxfix.problem import Problem, Split
 from jaxfix.verify.spec import Box, Points, Property, wins
 from tests import tiny
-from tests.networks import quick_jit
+from tests.networks import network, quick_jit
 
 _SHORT = care.Config(particles=8, iterations=6)
 
@@ -68,8 +68,8 @@ class CareTest(parameterized.TestCase):
     problem = _table()
     labels = predict.labels(problem.classifier, problem.repair.x)
     labels[0] = 1 - labels[0]
-    x = np.concatenate([problem.repair.x[:1], problem.repair.x])   # one input with both labels: 60 of 61 is the best
-    problem = dataclasses.replace(problem, repair=Split(x, np.concatenate([1 - labels[:1], labels])))
+    x = np.concatenate([problem.repair.x[:1], problem.repair.x[:59]])   # one input with both labels: 59 of 60 is best
+    problem = dataclasses.replace(problem, repair=Split(x, np.concatenate([1 - labels[:1], labels[:59]])))
     repair = methods.run(care.METHOD, problem, _SHORT, key=jax.random.key(0))
     self.assertEqual(fingerprint(repair.classifier), fingerprint(problem.classifier))
     self.assertIn('The swarm found nothing better than no change.', repair.trace.notes)
@@ -140,7 +140,8 @@ class CareTest(parameterized.TestCase):
     self.assertNotEmpty(changed)   # `run` has checked that they are declared
 
   def test_what_cannot_work_says_so_in_one_line(self):
-    problem, key = tiny.problem('lenet5'), jax.random.key(0)
+    c = network('lenet5', (8, 8, 1), variant='small', width=.5)
+    problem, key = Problem(c, *(tiny.digits(0, 60),) * 3), jax.random.key(0)
     for change, error, text in (
         ({'layers': ('fc9',)}, UnknownNameError, 'fc9'), ({'layers': ('fc3',)}, Unadaptable, 'logits'),
         ({'layers': ('conv2',), 'unit': 'position'}, Unadaptable, 'no weights scale'),
