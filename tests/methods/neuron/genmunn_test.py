@@ -53,7 +53,7 @@ class MutantTest(absltest.TestCase):
     ends = np.cumsum(sizes)
     positions = np.array([0, 5, ends[0] - 1, ends[0], ends[0] + 7, ends[1], ends[2] - 1])
     genomes = self._genomes(c, paths, positions, genetic.Settings(max_entries=3))
-    write = networks.quick_jit(lambda g: genmunn.mutant_of(c, paths, positions.astype(np.int32), g))
+    write = networks.quick_jit(lambda g: genmunn.mutant_of(c, paths, jnp.asarray(positions, jnp.int32), g))
     names, seen = [f'params/{path}/kernel' for path in paths], set()
     for i in range(40):
       genome = jax.tree.map(lambda a, i=i: a[i], genomes)
@@ -86,12 +86,14 @@ class PlantedFaultTest(absltest.TestCase):
     problem = tiny.problem('mlp')
     c, x = problem.classifier, problem.train.x
     y = predict.labels(c, x)   # 100% accuracy
-    w = np.array(kernel(c, 'fc3'))
-    planted = int(np.argmax(np.abs(w)))
-    w.ravel()[planted] *= -1
-    broken = with_kernels(c, {'fc3': w})
-    wrong = predict.labels(broken, x) != y
-    self.assertGreater(wrong.sum(), 0)
+    for planted in np.argsort(-np.abs(np.ravel(kernel(c, 'fc3'))))[:10]:   # a unit may be silent, and its weights idle
+      w = np.array(kernel(c, 'fc3'))
+      w.ravel()[planted] *= -1
+      broken = with_kernels(c, {'fc3': w})
+      wrong = predict.labels(broken, x) != y
+      if wrong.sum() > 10:
+        break
+    self.assertGreater(wrong.sum(), 10)
 
     config = genmunn.Config(population=120, elite=2, max_changes=1, operators=('inversion',), rho=1., layers=('fc3',))
     ranked = genmunn.localize(broken, make_batches(x, y), ('fc3',), config)
@@ -109,7 +111,8 @@ class PlantedFaultTest(absltest.TestCase):
 
 class RepairTest(parameterized.TestCase):
 
-  @parameterized.parameters({}, {'schedule': 'sequential', 'rounds': 1}, {'importance': 'ablation', 'layers': 2})
+  @parameterized.parameters({}, {'schedule': 'sequential', 'rounds': 1, 'rho': .1, 'block': 30},
+                            {'importance': 'ablation', 'layers': 2})
   def test_it_gets_better_where_it_says_and_worse_nowhere_it_looks(self, **change):
     problem = tiny.problem('mlp')
     repair = methods.run(genmunn.METHOD, problem, dataclasses.replace(_SHORT, **change), key=jax.random.key(0))
@@ -122,7 +125,7 @@ class RepairTest(parameterized.TestCase):
     self.assertEqual(_differences(problem.classifier, repair.classifier) - listed, set())
     accepted = [entry for entry in repair.trace.solver['searches'] if entry['accepted']]
     self.assertLessEqual(len(listed), 4 * len(accepted))
-    self.assertEqual(after * 100, accepted[-1]['right_after'])
+    self.assertEqual(round(after * 100), accepted[-1]['right_after'])
     self.assertIn('reconstructed', repair.trace.notes[0])
     for entry in accepted:   # the search's count is that of the model it returns
       self.assertGreater(entry['right_after'], entry['right_before'])
