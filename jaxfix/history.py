@@ -85,6 +85,21 @@ def load_history(out: str | os.PathLike) -> tuple[Classifier, ...]:
   return tuple(checkpoint.load(path) for path in sorted(pathlib.Path(out).glob('history/epoch_*.safetensors')))
 
 
+def history_of(model: str | os.PathLike, classifier: Classifier) -> tuple[Classifier, ...] | None:
+  """The epochs of the training run in whose folder the file `model` lies, if `classifier` is one of them; else None.
+
+  Args:
+    model: the file that `classifier` was read from: OUT/model.safetensors or OUT/history/epoch_0001.safetensors.
+    classifier: what was read; where it is an epoch but the last, those after it are left out.
+  """
+  folder = pathlib.Path(model).resolve().parent
+  run = folder.parent if folder.name == 'history' else folder
+  wanted = fingerprint(classifier)
+  epochs = load_history(run) if (run / 'run.json').exists() else ()
+  numbers = [i for i, epoch in enumerate(epochs) if fingerprint(epoch) == wanted]
+  return epochs[:numbers[-1] + 1] if numbers else None
+
+
 def load_curves(out: str | os.PathLike) -> list[Mapping[str, float]]:
   """Loss and accuracies by epoch of the run in `out`; empty where there is none."""
   path = pathlib.Path(out) / 'history/curves.json'

@@ -63,5 +63,24 @@ class CutOffTest(parameterized.TestCase):
           np.testing.assert_array_equal(array, classifiers.flat_weights(other.variables)[name])
 
 
+class HistoryOfTest(absltest.TestCase):
+
+  def test_a_checkpoint_of_a_run_has_the_epochs_up_to_it_and_other_files_have_none(self):
+    subject = _subject()
+    with tempfile.TemporaryDirectory() as folder:
+      folder = pathlib.Path(folder)
+      trained = history.train_subject(subject, folder / 'run', seed=0)
+      epochs = history.load_history(folder / 'run')
+      fingerprints = [classifiers.fingerprint(epoch) for epoch in epochs]
+      for path, count in ((folder / 'run/model.safetensors', 4), (history.epoch_path(folder / 'run', 2), 2)):
+        found = history.history_of(path, checkpoint.load(path))
+        self.assertEqual([classifiers.fingerprint(epoch) for epoch in found], fingerprints[:count])
+      checkpoint.save(folder / 'elsewhere/model.safetensors', trained)
+      self.assertIsNone(history.history_of(folder / 'elsewhere/model.safetensors', trained))
+      other = subject.problem.classifier   # untrained weights that happen to lie in the folder of the run
+      checkpoint.save(folder / 'run/other.safetensors', other)
+      self.assertIsNone(history.history_of(folder / 'run/other.safetensors', other))
+
+
 if __name__ == '__main__':
   absltest.main()

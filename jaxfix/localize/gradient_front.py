@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxfix.classifier import Classifier
 from jaxfix.errors import RepairFailure
-from jaxfix.localize.batches import make_batches
+from jaxfix.localize.batches import Batches, make_batches
 from jaxfix.localize.forward_impact import raw_forward_impact
 from jaxfix.localize.gradient_loss import gradient_loss
 from jaxfix.localize.pareto import pareto_front
@@ -29,11 +29,16 @@ def gradient_front(classifier: Classifier, part: Split, path: str, candidates_pe
   Raises:
     RepairFailure: gradient loss or forward impact of every entry is NaN.
   """
-  batches = make_batches(part.x, part.y)
+  return batch_front(classifier, make_batches(part.x, part.y), path, candidates_per_failure)
+
+
+def batch_front(classifier: Classifier, batches: Batches, path: str, candidates_per_failure: int) -> Targets:
+  """`gradient_front` of the samples of weight 1, so that sets of many sizes share one program."""
   loss = np.ravel(gradient_loss(classifier, batches, paths=(path,))[path])
   impact = np.ravel(raw_forward_impact(classifier, batches, paths=(path,))[path])
   usable = np.flatnonzero(~np.isnan(loss))
-  first = np.sort(usable[np.argsort(-loss[usable], kind='stable')[:candidates_per_failure * len(part)]])
+  most = candidates_per_failure * int(batches.count)
+  first = np.sort(usable[np.argsort(-loss[usable], kind='stable')[:most]])
   chosen = first[pareto_front(loss[first], impact[first])]
   if not len(chosen):
     raise RepairFailure(f'Nothing could be localized in the kernel of {path}: gradient loss or forward impact of every '

@@ -59,10 +59,48 @@ def balanced_sample(passing: np.ndarray, y: np.ndarray, wanted: int, *, key: jax
     return passing
   classes, member, counts = np.unique(y, return_inverse=True, return_counts=True)
   draws = np.asarray(jax.random.uniform(key, (len(passing),)))
-  rank = np.empty(len(passing), int)
-  order = np.lexsort((draws, member))
-  rank[order] = np.arange(len(passing)) - np.repeat(np.cumsum(counts) - counts, counts)
-  return passing[rank < balanced_counts(wanted, counts)[member]]
+  return passing[_rank_in_class(draws, member, counts) < balanced_counts(wanted, counts)[member]]
+
+
+def _rank_in_class(draws: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Place of each sample `[n]` in the ascending order of the draws of its class, which is class number `member`."""
+  rank = np.empty(len(draws), int)
+  rank[np.lexsort((draws, member))] = np.arange(len(draws)) - np.repeat(np.cumsum(counts) - counts, counts)
+  return rank
+
+
+def part_even_counts(wanted: int, class_counts: np.ndarray) -> np.ndarray:
+  """A third of `wanted` in equal parts, two thirds by the shares of the classes, each rounded down (AdRep).
+
+  >>> part_even_counts(200, np.array([50, 30, 20])).tolist()
+  [88, 61, 48]
+  """
+  shares = np.asarray(class_counts) / max(1, np.sum(class_counts))
+  return np.floor(wanted / max(1, len(shares)) / 3).astype(int) + np.floor(2 / 3 * wanted * shares).astype(int)
+
+
+def part_even_sample(passing: np.ndarray, y: np.ndarray, wanted: int, *, key: jax.Array) -> np.ndarray:
+  """`wanted` of the passing samples by `part_even_counts`, or all if there are no more; ascending.
+
+  What rounding leaves over is drawn from one random class, and what a class lacks from all that is left.
+
+  Args:
+    passing: `[n]` integers, their indices.
+    y: `[n]` their labels.
+    wanted: number of samples.
+    key: consumed.
+  """
+  if len(passing) <= wanted:
+    return passing
+  key_class, key_rows = jax.random.split(key)
+  classes, member, counts = np.unique(y, return_inverse=True, return_counts=True)
+  take = part_even_counts(wanted, counts)
+  take[int(jax.random.randint(key_class, (), 0, len(classes)))] += wanted - take.sum()
+  draws = np.asarray(jax.random.uniform(key_rows, (len(passing),)))
+  chosen = _rank_in_class(draws, member, counts) < take[member]
+  left = np.flatnonzero(~chosen)
+  chosen[left[np.argsort(draws[left], kind='stable')[:wanted - chosen.sum()]]] = True
+  return passing[chosen]
 
 
 def plain_sample(indices: np.ndarray, wanted: int, *, key: jax.Array) -> np.ndarray:

@@ -67,6 +67,13 @@ def make_targets(classifier: Classifier, layers: Sequence[str], positions: np.nd
   return Targets(tuple(held), tuple(index))
 
 
+def widen(targets: Targets, slots: int) -> Targets:
+  """The same targets with at least `slots` slots a layer, for searches of several sizes in one compiled program."""
+  return Targets(targets.layers, tuple(
+    jnp.asarray(np.pad(np.asarray(index), (0, max(0, slots - len(index))), constant_values=UNUSED))
+    for index in targets.index))
+
+
 @jax.jit
 def values(targets: Targets, classifier: Classifier) -> jax.Array:
   """`[d]` float32: the weights at the targets; 0 in unused slots."""

@@ -13,6 +13,7 @@ _METHODS = types.MappingProxyType({
   'arachne': 'jaxfix.methods.neuron.arachne:METHOD',
   'arachne_pso': 'jaxfix.methods.neuron.arachne_pso:METHOD',
   'neurecover': 'jaxfix.methods.neuron.neurecover:METHOD',
+  'adrep': 'jaxfix.methods.neuron.adrep:METHOD',
   'distrrep': 'jaxfix.methods.neuron.distrrep:METHOD',
   'care': 'jaxfix.methods.neuron.care:METHOD',
   'irepair': 'jaxfix.methods.neuron.irepair:METHOD',

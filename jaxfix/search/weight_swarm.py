@@ -52,6 +52,17 @@ def search(classifier: Classifier, targets: Targets, samples: score.Samples, num
   Returns:
     The outcome, and the four sums `[4]` of its best particle.
   """
+  swarm, evaluate, tally = swarm_of_weights(classifier, targets, samples, num_neg, num_pos, settings=settings,
+                                            group=group, fitness=fitness, first=first)
+  outcome = population.maximize(swarm, evaluate, key=key, max_steps=iterations)
+  return outcome, tally(outcome.best.vector[None])[0]
+
+
+def swarm_of_weights(
+    classifier: Classifier, targets: Targets, samples: score.Samples, num_neg: jax.Array, num_pos: jax.Array, *,
+    settings: pso.Settings, group: int, fitness: SwarmFitness, first: First = 'siblings',
+) -> tuple[population.Search, population.Fitness, Callable[[jax.Array], jax.Array]]:
+  """What `search` runs: the swarm, its fitness, and `candidates [p, d] -> sums [p, 4]`. Pure; call it inside `jit`."""
   def tally(candidates):
     return score.population_sums(functools.partial(score.tally, head=identity), classifier, targets, samples,
                                  candidates, group=group)
@@ -62,9 +73,7 @@ def search(classifier: Classifier, targets: Targets, samples: score.Samples, num
 
   kin = siblings(targets, classifier)
   center = kin.mean if first == 'siblings' else values(targets, classifier)
-  swarm = pso.particle_swarm(center, kin.std, *pso.speed_bounds(kin.low, kin.high), settings)
-  outcome = population.maximize(swarm, evaluate, key=key, max_steps=iterations)
-  return outcome, tally(outcome.best.vector[None])[0]
+  return pso.particle_swarm(center, kin.std, *pso.speed_bounds(kin.low, kin.high), settings), evaluate, tally
 
 
 def swarm_fitness(sums: jax.Array, num_neg: jax.Array, num_pos: jax.Array) -> jax.Array:

@@ -57,7 +57,8 @@ class Job:
     seed: of the approaches and of the attack.
     split_seed: of the splits and of the training of the original, which stay the same over several seeds.
     data_dir: where local data lies.
-    model: checkpoint or .h5 of the original; None trains the subject's own network first.
+    model: checkpoint or .h5 of the original; None trains the subject's own network first. A checkpoint in the folder of
+      a training run has that run's history.
     width: of that network.
     recipe: of that training; None for the subject's own.
     failures: which split failing samples come from.
@@ -158,7 +159,8 @@ def prepare(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None)
     given = class_importance.read(job.class_importance, subject.class_names)
     subject = dataclasses.replace(subject, problem=dataclasses.replace(subject.problem, class_importance=given))
   if job.model:
-    original, past = subjects.read_model(job.model, subject), None
+    original = subjects.read_model(job.model, subject)
+    past = history.history_of(job.model, original)
   else:
     folder = pathlib.Path(job.out) / 'original'
     original = history.train_subject(subject, folder, seed=job.split_seed, on_epoch=on_epoch)
@@ -175,6 +177,8 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
   key = jax.random.key(seed)
   described, problem = describe_config(config), subject.problem
   guided_by = {'class_importance': repr(problem.class_importance)} if 'class_importance' in method.needs else {}
+  if 'history' in method.needs:
+    guided_by['history'] = [fingerprint(epoch) for epoch in problem.history or ()]
   identifier = record.run_id(described, seed, approach=method.name, subject=subject.name,
                              original=fingerprint(problem.classifier), failures=problem.failures,
                              split_sha256=dict(subject.split_sha256), source=subject.dataset_source, **guided_by)

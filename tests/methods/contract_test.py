@@ -23,6 +23,7 @@ _QUICK = {
   'apricot': {'n_submodels': 2, 'submodel_epochs': 1, 'adjust_batch': 50, 'retrain_epochs': 1, 'max_retrain_epochs': 2},
   'arachne': {'population': 8, 'generations': 4},
   'arachne_pso': {'particles': 8, 'iterations': 4},
+  'adrep': {'particles': 8, 'iterations': 8, 'window': 2},
   'neurecover': {'particles': 8, 'iterations': 4, 'include_bias_in_norm': False},
   'distrrep': {'particles': 8, 'iterations': 4, 'merge_particles': 8, 'merge_iterations': 4, 'min_pair_failures': 1},
   'care': {'particles': 8, 'iterations': 4},
