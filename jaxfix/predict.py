@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxfix import devices
@@ -74,3 +75,14 @@ def population_labels(population: Classifier, x: Any, *, batch_size: int = DEFAU
 def labels_of_logits(values: np.ndarray) -> np.ndarray:
   """Argmax over the last axis, lowest index first; -1, never a right answer, where any logit is not finite."""
   return np.where(np.isfinite(values).all(axis=-1), values.argmax(axis=-1), -1).astype(np.int32)
+
+
+def right(logits: jax.Array, y: jax.Array) -> jax.Array:
+  """`[n]` bool: the label is the first largest logit. For use inside `jit`; NaN is wrong.
+
+  Like `argmax(logits) == y`, without its slow reduction.
+  """
+  classes = jnp.arange(logits.shape[-1])
+  own = jnp.where(classes == y[:, None], logits, 0).sum(axis=-1, keepdims=True)
+  beaten = (logits > own) | ((logits == own) & (classes < y[:, None]))
+  return ~beaten.any(axis=-1) & jnp.isfinite(logits).all(axis=-1)

@@ -26,7 +26,7 @@ from jaxfix.classifier import Classifier
 from jaxfix.errors import require
 from jaxfix.localize.gradient_loss import cross_entropy
 from jaxfix.localize.neuron_interventions import Labels, Samples, choose_group, clamped, plain_sums, sums
-from jaxfix.search.score import right
+from jaxfix.predict import right
 
 Reduction = Literal['mean', 'spread']
 Measure = Callable[[jax.Array, Labels], tuple[jax.Array, jax.Array]]

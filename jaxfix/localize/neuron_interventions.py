@@ -24,8 +24,8 @@ from jaxfix.errors import EmptySplitError, require
 from jaxfix.localize.linear import kernel
 from jaxfix.localize.neurons import Neurons
 from jaxfix.models.layers import layer_list
-from jaxfix.predict import padded_batches
-from jaxfix.search import score
+from jaxfix.predict import padded_batches, right
+from jaxfix.tiling import Tiling, choose_tiling
 
 Route = Literal['rank_one', 'suffix', 'whole']
 
@@ -212,10 +212,10 @@ def _replaced(classifier: Classifier, samples: Samples, kept: tuple[jax.Array, .
   return intervene.suffix(classifier, kept, tuple(outputs), at='output', outputs=outputs)
 
 
-def _tiling(classifier: Classifier, neurons: tuple[Neurons, ...], route: Route, jobs: int, count: int) -> score.Tiling:
+def _tiling(classifier: Classifier, neurons: tuple[Neurons, ...], route: Route, jobs: int, count: int) -> Tiling:
   first = {'whole': lambda: layer_list(classifier)[0].path, 'rank_one': lambda: neurons[0].reader,
            'suffix': lambda: neurons[0].layer}[route]()
-  return score.choose_tiling(classifier, (first,), jobs, count)
+  return choose_tiling(classifier, (first,), jobs, count)
 
 
 def _observe(classifier: Classifier, x: jax.Array, neurons: tuple[Neurons, ...], route: Route):
@@ -255,4 +255,4 @@ def _keep(state, classifier: Classifier, x: jax.Array, i: jax.Array, neurons: tu
 @jax.jit
 def _failing(logits: jax.Array, y: jax.Array) -> jax.Array:
   """`[b, n]` bool: the prediction for version 0 of logits `[b, n, v, c]` is not `y`."""
-  return ~jax.vmap(score.right)(logits[:, :, 0], y)
+  return ~jax.vmap(right)(logits[:, :, 0], y)

@@ -8,7 +8,7 @@ the search does is exactly what it would have done with full sums.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,9 +21,9 @@ from jaxfix.errors import RepairFailure, require
 from jaxfix.localize.gradient_loss import cross_entropy
 from jaxfix.localize.linear import kernel
 from jaxfix.localize.targets import Targets
-from jaxfix.models.layers import Layer, layer_list
-from jaxfix.predict import padded_batches
+from jaxfix.predict import padded_batches, right
 from jaxfix.search.patch import make_patch, patched_suffix
+from jaxfix.tiling import layers_from
 
 Statistic = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """`(logits [n, c], y [n], failing [n]) -> [n, s]`: what is summed, with weight 1 a sample."""
@@ -50,44 +50,10 @@ class Samples:
   weight: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Tiling:
-  """How many samples (`rows`) and candidates (`group`) are evaluated at once."""
-  rows: int
-  group: int
-
-
-def choose_tiling(classifier: Classifier, layers: tuple[str, ...], size: int, num_samples: int,
-                  budget_bytes: int | None = None) -> Tiling:
-  """A tiling whose largest activation, over one block of samples and one group of candidates, fits a budget.
-
-  Args:
-    classifier: the network.
-    layers: the patched layers.
-    size: candidates in the population.
-    num_samples: samples.
-    budget_bytes: None for a size that suits the caches of a CPU, 1 GiB on an accelerator, and at most about a
-      sixteenth of the free memory (a power of two, so that the same machine tiles, and rounds, the same way).
-  """
-  if budget_bytes is None:
-    usual = 4 << 20 if jax.default_backend() == 'cpu' else 1 << 30
-    budget_bytes = min(usual, 1 << max(20, devices.free_bytes().bit_length() - 5))
-  widest = max(math.prod(layer.output_shape) for layer in _patched_part(classifier, layers))
-  pairs = max(1, budget_bytes // (4 * widest))
-  rows = min(pairs, 1024, num_samples)
-  group = min(size, max(1, pairs // rows))
-  return Tiling(rows, group)
-
-
 def multiply_adds(classifier: Classifier, layers: tuple[str, ...]) -> int:
   """Multiplications a sample in the Dense and Conv layers at and after the first of `layers`."""
   return sum(kernel(classifier, layer.path).size * math.prod(layer.output_shape[:-1])
-             for layer in _patched_part(classifier, layers) if layer.kind in ('dense', 'conv'))
-
-
-def _patched_part(classifier: Classifier, layers: tuple[str, ...]) -> Sequence[Layer]:
-  every = layer_list(classifier)
-  return every[min(i for i, layer in enumerate(every) if layer.path in layers):]
+             for layer in layers_from(classifier, layers) if layer.kind in ('dense', 'conv'))
 
 
 def cache_samples(classifier: Classifier, x: Any, y: np.ndarray, *, layers: tuple[str, ...], rows: int) -> Samples:
@@ -152,14 +118,6 @@ def margins(logits: jax.Array, y: jax.Array) -> jax.Array:
   own = jnp.where(classes == y[:, None], logits, 0).sum(axis=-1)
   gap = own - jnp.where(classes == y[:, None], -jnp.inf, logits).max(axis=-1)
   return jnp.where((gap == 0) & ~right(logits, y), -jnp.finfo(jnp.float32).tiny, gap)
-
-
-def right(logits: jax.Array, y: jax.Array) -> jax.Array:
-  """`[n]` bool: the label is the first largest logit. Like `argmax(logits) == y`, without its slow reduction."""
-  classes = jnp.arange(logits.shape[-1])
-  own = jnp.where(classes == y[:, None], logits, 0).sum(axis=-1, keepdims=True)
-  beaten = (logits > own) | ((logits == own) & (classes < y[:, None]))
-  return ~beaten.any(axis=-1) & jnp.isfinite(logits).all(axis=-1)
 
 
 def population_sums(statistic: Statistic, classifier: Classifier, targets: Targets, samples: Samples,

@@ -16,6 +16,7 @@ from jaxfix.localize.targets import Targets, siblings, values
 from jaxfix.problem import Split
 from jaxfix.search import particle_swarm as pso
 from jaxfix.search import population, score
+from jaxfix.tiling import choose_tiling
 
 SwarmFitness = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """`(sums [..., 4] of score.tally, num_neg, num_pos) -> [...]`, larger is better. Pure and hashable: a function of a
@@ -26,7 +27,7 @@ First = Literal['siblings', 'current']
 
 def cache_part(classifier: Classifier, targets: Targets, part: Split, size: int) -> tuple[score.Samples, int]:
   """The samples of `part` as `search` takes them, and how many of the `size` particles to evaluate together."""
-  tiling = score.choose_tiling(classifier, targets.layers, size, len(part))
+  tiling = choose_tiling(classifier, targets.layers, size, len(part))
   samples = score.cache_samples(classifier, part.x, part.y, layers=targets.layers, rows=tiling.rows)
   return samples, tiling.group
 

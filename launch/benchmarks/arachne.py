@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfix import methods
+from jaxfix import methods, predict
 from jaxfix.classifier import Classifier
 from jaxfix.localize.linear import kernel, kernel_layers
 from jaxfix.localize.targets import Targets, make_targets, siblings, write
 from jaxfix.problem import Problem, Split
 from jaxfix.search import score
+from jaxfix.tiling import choose_tiling
 from launch.benchmarks import pairs, subject
 
 POPULATION, SAMPLES, ENTRIES = 100, 1000, 8
@@ -30,7 +31,7 @@ def run(options: pairs.Options) -> list[dict[str, Any]]:
   z, results = classifier.normalize(x), []
   for layer in reversed(kernel_layers(classifier)):
     targets, population = _candidates(classifier, layer.path)
-    tiling = score.choose_tiling(classifier, targets.layers, POPULATION, SAMPLES)
+    tiling = choose_tiling(classifier, targets.layers, POPULATION, SAMPLES)
     samples = score.cache_samples(classifier, x, y, layers=targets.layers, rows=tiling.rows)
     ours = functools.partial(_through_suffix, classifier, targets, samples, population, group=tiling.group)
     # All weights of each candidate, so that the compiler cannot see what the candidates share.
@@ -57,14 +58,14 @@ def _through_suffix(classifier: Classifier, targets: Targets, samples: score.Sam
                     group: int) -> jax.Array:
   """Number right `[p]` of each candidate."""
   def statistic(logits, y, failing):
-    return score.right(logits, y).astype(jnp.float32)[:, None]
+    return predict.right(logits, y).astype(jnp.float32)[:, None]
   return score.population_sums(statistic, classifier, targets, samples, population, group=group)[:, 0]
 
 
 @jax.jit
 def _through_network(networks: Classifier, z: jax.Array, y: jax.Array) -> jax.Array:
   """Number right `[p]` of each candidate."""
-  return jax.lax.map(lambda c: score.right(c.logits_of_normalized(z), y).sum(dtype=jnp.float32), networks)
+  return jax.lax.map(lambda c: predict.right(c.logits_of_normalized(z), y).sum(dtype=jnp.float32), networks)
 
 
 def _repair(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jaxfix.localize.targets import make_targets, values, write
 from jaxfix.models import layers
 from jaxfix.search import score
 from jaxfix.search.patch import make_patch, patched_suffix
+from jaxfix.tiling import choose_tiling
 from tests import tiny
 
 
@@ -117,9 +118,9 @@ class SamplesTest(absltest.TestCase):
   def test_scarce_memory_makes_tiles_smaller_and_refuses_what_does_not_fit(self):
     c, split = tiny.problem('lenet5').classifier, tiny.problem('lenet5').repair
     with mock.patch.object(devices, 'free_bytes', lambda: 64 << 30):
-      plenty = score.choose_tiling(c, ('conv1',), 1000, 100_000)
+      plenty = choose_tiling(c, ('conv1',), 1000, 100_000)
     with mock.patch.object(devices, 'free_bytes', lambda: 32 << 20):
-      scarce = score.choose_tiling(c, ('conv1',), 1000, 100_000)
+      scarce = choose_tiling(c, ('conv1',), 1000, 100_000)
     self.assertGreater(plenty.rows * plenty.group, scarce.rows * scarce.group)
     with mock.patch.object(devices, 'free_bytes', lambda: 1000), self.assertRaisesRegex(RepairFailure, 'fc2.*GiB'):
       score.cache_samples(c, split.x, split.y, layers=('fc2',), rows=16)

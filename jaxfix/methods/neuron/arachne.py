@@ -31,6 +31,7 @@ from jaxfix.methods.method import Method
 from jaxfix.problem import Problem, Repair, Split, Trace
 from jaxfix.search import differential_evolution as de
 from jaxfix.search import population, score
+from jaxfix.tiling import choose_tiling
 
 _MOST_MULTIPLY_ADDS = 1e13
 _POSITIVES_IF_COSTLY = 10_000
@@ -123,7 +124,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
     positives = _positives(problem, targets, passing, config, key_positives)
     alpha = config.alpha or (2. if classifier.num_classes == 2 else 10.)
     rows = np.concatenate([negatives, positives])
-    tiling = score.choose_tiling(classifier, targets.layers, config.population, len(rows))
+    tiling = choose_tiling(classifier, targets.layers, config.population, len(rows))
     samples = score.cache_samples(classifier, _inputs(split, rows), split.y[rows], layers=targets.layers,
                                   rows=tiling.rows)
     outcome = _search(classifier, targets, samples, alpha, len(positives) + alpha * len(negatives), key=key_search,

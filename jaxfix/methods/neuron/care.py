@@ -39,10 +39,10 @@ from jaxfix.localize.neuron_interventions import Samples, choose_group, keep_sam
 from jaxfix.localize.neurons import Neurons, Unit, default_layer, find_neurons, scale_neurons
 from jaxfix.methods.method import Method
 from jaxfix.models.layers import layer_list
+from jaxfix.predict import right
 from jaxfix.problem import Problem, Repair, Split, Trace
 from jaxfix.search import global_best_swarm as swarm
 from jaxfix.search import population
-from jaxfix.search.score import right
 
 Target = Literal['accuracy', 'failing_ce', 'backdoor', 'fairness', 'safety']
 

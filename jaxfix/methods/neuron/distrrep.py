@@ -42,6 +42,7 @@ from jaxfix.methods.method import Method
 from jaxfix.problem import ClassImportance, Problem, Repair, Split, Trace
 from jaxfix.search import class_score, merge, output_patch, population, score, weight_swarm
 from jaxfix.search import particle_swarm as pso
+from jaxfix.tiling import choose_tiling
 
 _CRITICAL_RISK, _LEAVING_RISK, _OTHER_RISK = 2., 3., 1.
 
@@ -251,7 +252,7 @@ def _repair_items(head: Classifier, data: _Data, items: list[Item], targets: lis
   """
   rows = np.unique(np.concatenate([*(item.rows for item in items), positives]))
   longest = max(len(item.rows) for item in items) + len(positives)
-  tiling = score.choose_tiling(head, (HEAD_PATH,), config.particles, longest)
+  tiling = choose_tiling(head, (HEAD_PATH,), config.particles, longest)
   part = data.take(rows)
   cached = score.cache_samples(head, part.x, part.y, layers=(HEAD_PATH,), rows=tiling.rows)
   blocks = -(-longest // tiling.rows)

@@ -41,6 +41,7 @@ from jaxfix.localize.targets import UNUSED, edits, make_targets
 from jaxfix.methods.method import Method
 from jaxfix.problem import Problem, Repair, Split, Trace
 from jaxfix.search import genetic, score
+from jaxfix.tiling import choose_tiling
 
 Importance = Literal['spectrum', 'ablation']
 Schedule = Literal['joint', 'sequential']
@@ -126,7 +127,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   with clock.phase('localize'):
     data = _data(problem, config, key_samples)
     batches = make_batches(data.x, data.y)
-    tiling = score.choose_tiling(model, paths, 1, len(data))
+    tiling = choose_tiling(model, paths, 1, len(data))
     samples = score.cache_samples(model, data.x, data.y, layers=paths, rows=tiling.rows)
   right = first_right = int((predict.labels(model, data.x) == data.y).sum())
   valid_right = _num_right(model, problem.valid)
@@ -235,7 +236,7 @@ def _search(model: Classifier, pool: genetic.Pool, positions: jax.Array, samples
       rows, weight = block
       logits = intervene.suffix(mutant, tuple(a[rows] for a in samples.cache), paths)
       y = samples.y[rows]
-      right = (score.right(logits, y) & (weight > 0)).sum(dtype=jnp.int32)
+      right = (predict.right(logits, y) & (weight > 0)).sum(dtype=jnp.int32)
       return genetic.Fitness(total.right + right, total.loss + (weight * cross_entropy(logits, y)).sum()), None
 
     total, _ = jax.lax.scan(add, genetic.Fitness(jnp.int32(0), jnp.float32(0)), (samples.order, samples.weight))

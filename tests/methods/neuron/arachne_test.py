@@ -44,7 +44,7 @@ class FitnessTest(absltest.TestCase):
 
   def test_ties_and_infinities(self):
     logits = jnp.array([[1., 1.], [1., 1.], [jnp.nan, 0.], [jnp.inf, 0.]])
-    right = score.right(logits, jnp.array([0, 1, 1, 0]))
+    right = predict.right(logits, jnp.array([0, 1, 1, 0]))
     np.testing.assert_array_equal(right[:2], (True, False))   # the lowest index wins
     self.assertFalse(right[2:].any())
     self.assertEqual(float(score.credit(logits, jnp.array([0, 1, 1, 0]), lambda v: v)[2]), 0.)
