@@ -35,6 +35,11 @@ def _stages(units, last, joined):
                   for s, u in enumerate(units, 1))
 
 
+def _wanted(expected):
+  return tuple(Block(target, output, int(grid)) for target, output, grid in
+               (entry.split(':') for entry in expected.split()))
+
+
 class BlocksTest(parameterized.TestCase):
 
   @parameterized.parameters(
@@ -46,20 +51,7 @@ class BlocksTest(parameterized.TestCase):
     ('densenet121', (64, 64, 3), {'units': (2, 1, 2, 1), 'form': 'imagenet'},
      _stages((2, 1, 2, 1), 'conv2', 'concat')))
   def test_networks_are_cut_as_specified(self, name, input_shape, options, expected):
-    self._check(name, input_shape, options, expected)
-
-  @pytest.mark.slow
-  @parameterized.parameters(
-    ('resnet50', (32, 32, 3), _stages((3, 4, 6, 3), 'conv3', 'relu3')),
-    ('resnet101', (32, 32, 3), _stages((3, 4, 23, 3), 'conv3', 'relu3')),
-    ('densenet121', (224, 224, 3), _stages((6, 12, 24, 16), 'conv2', 'concat')))
-  def test_deep_networks_are_cut_as_specified(self, name, input_shape, expected):
-    self._check(name, input_shape, {}, expected)
-
-  def _check(self, name, input_shape, options, expected):
-    wanted = tuple(Block(target, output, int(grid)) for target, output, grid in
-                   (entry.split(':') for entry in expected.split()))
-    self.assertEqual(cutting.blocks(abstract(name, input_shape, **options)), wanted)
+    self.assertEqual(cutting.blocks(abstract(name, input_shape, **options)), _wanted(expected))
 
   def test_a_shortcut_is_never_the_target(self):
     cut = cutting.blocks(abstract('resnet18', (8, 8, 3), units=(1, 1)))
@@ -93,6 +85,17 @@ class BlocksTest(parameterized.TestCase):
       np.testing.assert_allclose(other, recorded, atol=1e-5)
     with self.assertRaisesRegex(LookupError, 'nowhere'):
       jax.eval_shape(cutting.truncate(whole, 'nowhere').logits_of_normalized, z)
+
+
+@pytest.mark.slow   # traces hundreds of layers
+class DeepTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+    ('resnet50', (32, 32, 3), _stages((3, 4, 6, 3), 'conv3', 'relu3')),
+    ('resnet101', (32, 32, 3), _stages((3, 4, 23, 3), 'conv3', 'relu3')),
+    ('densenet121', (224, 224, 3), _stages((6, 12, 24, 16), 'conv2', 'concat')))
+  def test_deep_networks_are_cut_as_specified(self, name, input_shape, expected):
+    self.assertEqual(cutting.blocks(abstract(name, input_shape)), _wanted(expected))
 
 
 if __name__ == '__main__':

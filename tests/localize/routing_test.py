@@ -12,8 +12,7 @@ from jaxfix.localize import probes, routing
 from jaxfix.localize.blocks import blocks
 from jaxfix.localize.gradient_loss import cross_entropy
 from jaxfix.localize.linear import kernel, with_kernels
-from tests import tiny
-from tests.networks import quick_jit
+from tests.networks import network, quick_jit
 
 _X, _W = np.float32([1, 2]), np.float32([[1, -1], [.5, 1]])
 
@@ -87,18 +86,19 @@ class ChunkTest(parameterized.TestCase):
   def test_memory_bounds_the_chunk(self, entries, samples, budget, expected):
     self.assertEqual(routing.chunk_size(entries, samples, budget), expected)
 
-  def _set_up(self, kind):
-    """A trained network, one of its blocks, and a probe of random weights for it."""
-    classifier = tiny.problem(kind).classifier
-    block = blocks(classifier)[0]
+  def _set_up(self, name, **options):
+    """A network of random weights, its last block, a probe for it, and inputs."""
+    classifier = network(name, (8, 8, 1), **options)
+    block = blocks(classifier)[-1]
     width = kernel(classifier, block.target).shape[-1] * block.grid ** 2
-    draws = np.random.default_rng(0).normal(size=(width, 10)).astype(np.float32)
-    return classifier, block, {'kernel': draws, 'bias': np.zeros(10, np.float32)}
+    rng = np.random.default_rng(0)
+    probe = {'kernel': rng.normal(size=(width, 10)).astype(np.float32), 'bias': np.zeros(10, np.float32)}
+    return classifier, block, probe, rng.random((5, 8, 8, 1), np.float32)
 
   def test_samples_together_give_what_one_after_the_other_gives(self):
     """The loop runs the whole network, shortcut included, for every step; the routing only what follows the kernel."""
-    classifier, block, probe = self._set_up('resnet')
-    x, settings = tiny.problem('resnet').repair.x[:4], routing.Settings(steps=4)
+    classifier, block, probe, x = self._set_up('resnet18', units=(1,), width=1 / 16)
+    settings = routing.Settings(steps=4, step_size=.1)
 
     @jax.jit
     def one_step(classifier, x, mask):
@@ -120,8 +120,8 @@ class ChunkTest(parameterized.TestCase):
     self.assertGreater(expected.std(), 1e-3)
 
   def test_chunks_change_nothing_and_filling_does_not_vote(self):
-    classifier, block, probe = self._set_up('mlp')
-    x, settings = tiny.problem('mlp').repair.x[:5], routing.Settings(steps=4)
+    classifier, block, probe, x = self._set_up('mlp', hidden=(8, 6))
+    settings = routing.Settings(steps=4)
     masks = jax.jit(functools.partial(routing.routing_masks, block=block, settings=settings))(classifier, probe, x)
     expected = np.asarray(jax.jit(jax.vmap(routing.votes))(masks)).sum(axis=0)
     of_two = 2 * 4 * 4 * expected.size   # bytes: three chunks, the last with one sample
@@ -131,10 +131,9 @@ class ChunkTest(parameterized.TestCase):
     self.assertLessEqual(counts.max(), len(x))
 
   def test_no_sample_is_an_error(self):
-    problem = tiny.problem('lenet5')
+    classifier, block, probe, x = self._set_up('mlp')
     with self.assertRaises(EmptySplitError):
-      routing.count_votes(problem.classifier, {}, problem.repair.x[:0], blocks(problem.classifier)[0],
-                          routing.Settings())
+      routing.count_votes(classifier, probe, x[:0], block, routing.Settings())
 
 
 if __name__ == '__main__':

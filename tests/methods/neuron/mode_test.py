@@ -122,10 +122,10 @@ class RepairTest(parameterized.TestCase):
     self.assertIn('Nothing to do', repair.trace.notes[0])
 
   @parameterized.parameters(
-    {}, {'layer': 'auto', 'weigh': True, 'reselect': True}, {'layer': 'conv2', 'gamma': -1., 'theta': 0.},
+    {}, {'layer': 'auto', 'weigh': True, 'reselect': True}, {'layer': 'fc1', 'gamma': -1., 'theta': 0.},
     {'overfit': 'least_similar', 'gamma': -1., 'theta': 0.})
   def test_no_input_is_used_twice_and_none_comes_from_validation(self, **changes):
-    problem = tiny.problem('lenet5')
+    problem = tiny.problem('mlp')
     config = dataclasses.replace(_SHORT, **changes)
     repair, batches = _recorded(problem, config)
     self.assertNotEmpty(batches)
@@ -158,7 +158,7 @@ class RepairTest(parameterized.TestCase):
     empty = problem.repair.take(np.zeros(0, int))
     single = network('mlp', (8, 8, 1), hidden=(), num_classes=10)
     for change, reason in (({'repair': empty, 'failures': 'train'}, 'repair split'),
-                           ({'classifier': single}, 'hidden')):
+                           ({'classifier': single, 'history': None}, 'hidden')):
       with self.assertRaisesRegex(Unadaptable, reason):
         methods.run(mode.METHOD, dataclasses.replace(problem, **change), _SHORT, key=jax.random.key(0))
     with self.assertRaises(UnknownNameError):
@@ -170,7 +170,10 @@ class RepairTest(parameterized.TestCase):
       with self.subTest(**change), self.assertRaises(BadInputError):
         dataclasses.replace(_SHORT, **change)
 
-  @pytest.mark.slow   # trains
+
+@pytest.mark.slow   # trains
+class SlowRepairTest(parameterized.TestCase):
+
   @parameterized.parameters('mlp', 'lenet5', 'resnet')
   def test_accuracy_on_validation_never_falls_and_rises_with_a_larger_rate(self, kind):
     problem = tiny.problem(kind)
