@@ -19,7 +19,6 @@ largest one there. In rounds and blocks after the first, 'the original' is the m
 """
 import dataclasses
 import functools
-import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -142,12 +141,12 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
       break
     for b, block in enumerate(_blocks(ranked, config)):
       key_search = jax.random.fold_in(jax.random.fold_in(key_rounds, number), b)
-      with clock.phase('search'):
-        begun = time.perf_counter()
+      timer = Clock()
+      with clock.phase('search'), timer.phase('search'):
         outcome, mutant = jax.block_until_ready(_search(
           model, make_pool(model, paths, block), _positions(block), samples, right, len(data), key=key_search,
           paths=paths, settings=config.settings(len(block)), generations=config.generations))
-        seconds = time.perf_counter() - begun
+      seconds = max(1e-9, timer.seconds['search'] - timer.compile_seconds)
       with clock.phase('accept'):
         accepted, counts = accept(model, mutant, data, problem.valid, right, valid_right)
       entries = np.asarray(outcome.best.entry)
@@ -292,7 +291,7 @@ def _positions(block: np.ndarray) -> np.ndarray:
 
 def _entry(number: int, outcome: genetic.Outcome, seconds: float, accepted: bool, patch: np.ndarray, right: int,
            mutant_right: int, model: Classifier, paths: tuple[str, ...]) -> dict[str, Any]:
-  """One line of the log: a search."""
+  """One line of the log: a search; `seconds` without compilation."""
   ends = np.cumsum([kernel(model, path).size for path in paths])
   generations, evaluations = int(outcome.generations), int(outcome.evaluations)
   return {'round': number, 'generations': generations, 'evaluations': evaluations, 'seconds': seconds,

@@ -234,14 +234,6 @@ class RepairTest(parameterized.TestCase):
     self.assertEqual(both.trace.solver['gamma'], best.trace.solver['gamma'])
     self.assertEmpty(_names_that_differ(both.classifier, best.classifier))
 
-  def test_random_masks_open_the_same_share(self):
-    problem = tiny.problem('mlp')
-    shares = [methods.run(irepair.METHOD, problem, dataclasses.replace(_SHORT, mask=mask, max_iters=1),
-                          key=jax.random.key(0)).trace.solver['open_share'] for mask in ('edges', 'random')]
-    name = 'fc1/kernel'   # 768 entries
-    self.assertAlmostEqual(shares[0][name], shares[1][name], delta=.1)
-    self.assertNotEqual(shares[0], shares[1])
-
   def test_nodes_open_whole_rows_of_dense_kernels(self):
     problem = tiny.problem('mlp')
     config = dataclasses.replace(_SHORT, mask='nodes', gamma=1., max_iters=1, max_specific=5, train_on='specific',
@@ -254,14 +246,6 @@ class RepairTest(parameterized.TestCase):
     share = repair.trace.solver['open_share']['fc3/kernel']
     self.assertBetween(rows.mean(), 0, share + 1e-6)
     self.assertAlmostEqual(share * len(rows), round(share * len(rows)), places=4)
-
-  def test_a_class_that_is_missing_and_a_single_failing_sample(self):
-    problem = tiny.problem('mlp')
-    failing, passing = problem.failing_and_passing()
-    rows = np.concatenate([failing[:1], passing[problem.repair.y[passing] != 3][:20]])
-    one = dataclasses.replace(problem, repair=problem.repair.take(rows))
-    repair = methods.run(irepair.METHOD, one, dataclasses.replace(_SHORT, lr=1e-3), key=jax.random.key(0))
-    self.assertIn('of the 1 failing', repair.trace.notes[0])
 
   def test_what_cannot_be_done_says_so(self):
     problem, key = tiny.problem('mlp'), jax.random.key(0)
@@ -302,6 +286,22 @@ class DescentTest(parameterized.TestCase):
   @parameterized.parameters('lenet5', 'resnet')
   def test_a_tiny_step_does_not_raise_the_loss(self, kind):
     _check_descent(self, kind)
+
+  def test_random_masks_open_the_same_share(self):
+    problem = tiny.problem('mlp')
+    shares = [methods.run(irepair.METHOD, problem, dataclasses.replace(_SHORT, mask=mask, max_iters=1),
+                          key=jax.random.key(0)).trace.solver['open_share'] for mask in ('edges', 'random')]
+    name = 'fc1/kernel'   # 768 entries
+    self.assertAlmostEqual(shares[0][name], shares[1][name], delta=.1)
+    self.assertNotEqual(shares[0], shares[1])
+
+  def test_a_class_that_is_missing_and_a_single_failing_sample(self):
+    problem = tiny.problem('mlp')
+    failing, passing = problem.failing_and_passing()
+    rows = np.concatenate([failing[:1], passing[problem.repair.y[passing] != 3][:20]])
+    one = dataclasses.replace(problem, repair=problem.repair.take(rows))
+    repair = methods.run(irepair.METHOD, one, dataclasses.replace(_SHORT, lr=1e-3), key=jax.random.key(0))
+    self.assertIn('of the 1 failing', repair.trace.notes[0])
 
 
 class CheckTest(absltest.TestCase):
