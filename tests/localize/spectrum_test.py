@@ -2,26 +2,23 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from flax import linen as nn
 
 from jaxfix import intervene, models, predict
 from jaxfix.classifier import Classifier
 from jaxfix.errors import BadInputError
+from jaxfix.localize import spectrum as spectra
 from jaxfix.localize.ablation import ablation_scores, ablation_weight_scores
 from jaxfix.localize.batches import make_batches
 from jaxfix.localize.linear import kernel
-from jaxfix.localize.spectrum import (
-  FORMULAS,
-  Counts,
-  activation_points,
-  spectrum,
-  suspiciousness,
-  top_entries,
-  weight_scores,
-)
+from jaxfix.localize.spectrum import FORMULAS, Counts, activation_points, suspiciousness, top_entries
 from jaxfix.models import layers
 from tests import networks
+
+spectrum = networks.quick_jit(spectra.spectrum.__wrapped__, static_argnames=('paths',))
+weight_scores = networks.quick_jit(spectra.weight_scores.__wrapped__, static_argnames=('formula', 'star'))
 
 _COUNTS = Counts(8., 10., 2., 40.)
 
@@ -91,10 +88,10 @@ class CoverageTest(absltest.TestCase):
     """8.9, through coverage: means and shares stay."""
     c, x = networks.network('mlp', (6,), hidden=(5,), num_classes=3), networks.images((6,), n=12)
     y = np.arange(12) % 3
-    spectra = [spectrum(c, make_batches(np.repeat(x, k, 0), np.repeat(y, k), batch_size=12), paths=('fc1', 'fc2'))
-               for k in (1, 2)]
+    found = [spectrum(c, make_batches(np.repeat(x, k, 0), np.repeat(y, k), batch_size=12), paths=('fc1', 'fc2'))
+             for k in (1, 2)]
     for formula, factor in (('tarantula', 1), ('ochiai', 1), ('dstar', 4)):   # a product of two D* of star 2
-      once, twice = (weight_scores(c, s, formula=formula)['fc2'] for s in spectra)
+      once, twice = (weight_scores(c, s, formula=formula)['fc2'] for s in found)
       finite = np.asarray(once) < 1e30
       np.testing.assert_allclose(twice[finite], factor * once[finite], rtol=1e-5)
       self.assertTrue(finite.any())
@@ -153,6 +150,7 @@ class NetworkTest(absltest.TestCase):
     share = w / w.max((0, 1, 2))
     np.testing.assert_allclose(scores['conv2'], suspiciousness(found.neurons['conv2']) * share, rtol=1e-5)
 
+  @pytest.mark.slow
   def test_ablation_against_zeroed_weights(self):
     c, x = networks.network('mlp', (6,), hidden=(5, 4), num_classes=3), networks.images((6,), n=40)
     y = np.arange(40) % 3

@@ -23,11 +23,13 @@ _SHORT = genmunn.Config(population=8, generations=6, rounds=2, max_changes=4)
 
 
 def setUpModule():
-  """Each test compiles another search; the contract test runs it as it is compiled for users."""
-  quick = networks.quick_jit(genmunn._search.__wrapped__, static_argnames=('paths', 'settings', 'generations'))
-  patcher = mock.patch.object(genmunn, '_search', quick)
-  patcher.start()
-  unittest.addModuleCleanup(patcher.stop)
+  """Tests compile other searches; the contract test runs it as it is compiled for users."""
+  for name, static in (('_search', ('paths', 'settings', 'generations')), ('spectrum', ('paths',)),
+                       ('weight_scores', ('formula', 'star'))):
+    quick = networks.quick_jit(getattr(genmunn, name).__wrapped__, static_argnames=static)
+    patcher = mock.patch.object(genmunn, name, quick)
+    patcher.start()
+    unittest.addModuleCleanup(patcher.stop)
 
 
 def _differences(before, after):
@@ -76,7 +78,7 @@ class MutantTest(absltest.TestCase):
     write = networks.quick_jit(lambda g: genmunn.mutant_of(c, paths, jnp.asarray(positions, jnp.int32), g))
     names, seen = [f'params/{path}/kernel' for path in paths], set()
     for i in range(40):
-      genome = jax.tree.map(lambda a, i=i: a[i], genomes)
+      genome = jax.tree.map(lambda a, i=i: np.asarray(a)[i], genomes)
       changed = {int(np.ravel_multi_index(index, kernel(c, name.split('/')[1]).shape)) + int(ends[names.index(name)])
                  - sizes[names.index(name)] for name, index in _differences(c, write(genome))}
       held = np.asarray(genome.entry)
