@@ -142,10 +142,18 @@ class Samples(NamedTuple):
 
 
 class Part(NamedTuple):
-  """A selected block: its probe, and which entries of its target kernel are trained."""
+  """A selected block.
+
+  Attributes:
+    block, probe: see there.
+    mask: bool like the target kernel, Q_b: the entries that are trained.
+    moving_in_align, moving_in_consolidate: BatchNorm layers in training mode in the two phases.
+  """
   block: Block
   probe: probing.Probe
   mask: np.ndarray
+  moving_in_align: tuple[str, ...]
+  moving_in_consolidate: tuple[str, ...]
 
 
 def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
@@ -217,7 +225,8 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   kept = ', '.join(f'{100 * share:.1f}% of the kernel of {path}' for path, share in shares.items())
   notes += (f'Trained {kept}, on {len(samples.fault)} faulty and {len(samples.normal)} normal samples.',
             f'{"Reached" if succeeded else "Did not reach"} a fault rate below {config.max_fault_rate:g} on held-out '
-            f'faulty samples in {len(losses) // len(parts)} epochs; it was {states[selected][1]:.3f} at the end.')
+            f'faulty samples in {len(losses) // len(parts)} epochs; that of the returned state is '
+            f'{states[selected][1]:.3f}.')
   trace = Trace({name: np.asarray(values, np.float64) for name, values in curves.items() if len(values)}, selected,
                 solver=solver, notes=notes)
   return Repair(best, trace, clock.seconds)
@@ -261,7 +270,12 @@ def _localize(classifier: Classifier, block: Block, probe: probing.Probe, fault:
   x = fault.x[:config.routing_samples]
   counts = routing.count_votes(classifier, probe, x, block, config.routing)
   mask = routing.kept_entries(counts, len(x), config.keep, config.top_k)
-  return Part(block, probe, mask), float(mask.mean())
+  return make_part(classifier, block, probe, mask, config), float(mask.mean())
+
+
+def make_part(classifier: Classifier, block: Block, probe: probing.Probe, mask: np.ndarray, config: Config) -> Part:
+  """A selected block with what follows from it; see `Part`."""
+  return Part(block, probe, mask, _moving(classifier, config, block.output), _moving(classifier, config, None))
 
 
 def partners(fault_labels: np.ndarray, normal_labels: np.ndarray, pairing: str) -> np.ndarray:
@@ -317,7 +331,7 @@ def align(classifier: Classifier, part: Part, samples: Samples, rows: Rows, conf
   normal = samples.normal.x if len(samples.normal) else samples.fault.x[:1]
   return _align(classifier, part.probe, part.mask, samples.fault.x, samples.fault.y, normal, rows,
                 (config.rate, config.alpha, config.temperature), block=part.block, train_bias=config.train_bias,
-                moving=_moving(classifier, config, part.block.output))
+                moving=part.moving_in_align)
 
 
 @functools.partial(jax.jit, static_argnames=('block', 'moving', 'train_bias'))
@@ -346,7 +360,7 @@ def consolidate(classifier: Classifier, part: Part, samples: Samples, rows: Rows
   All blocks see the same augmented images in a pass, `fold_in(key, number)`.
   """
   return _consolidate(classifier, part.mask, samples.fault.x, samples.fault.y, rows, config.rate, np.int32(number), key,
-                      target=part.block.target, moving=_moving(classifier, config, None),
+                      target=part.block.target, moving=part.moving_in_consolidate,
                       train_bias=config.train_bias, kind=kind)
 
 

@@ -75,7 +75,8 @@ class StepTest(parameterized.TestCase):
     rng = np.random.default_rng(0)
     kernel = classifier.params['conv2']['kernel']
     probe = {'kernel': rng.normal(size=(16, 10)).astype(np.float32), 'bias': np.zeros(10, np.float32)}
-    part = inner.Part(Block('conv2', 'pool', 2), probe, rng.random(kernel.shape) < .3)
+    mask = rng.random(kernel.shape) < .3
+    part = inner.make_part(classifier, Block('conv2', 'pool', 2), probe, mask, config)
     return classifier, part, samples, inner.batches(samples, config), config
 
   def _check_masked(self, before, after, mask, moved):
@@ -156,8 +157,8 @@ class NoFaultTest(absltest.TestCase):
       for block, probe in zip(cut, probes, strict=True):
         mask = np.ones_like(classifier.params[block.target]['kernel'], bool)
         for _ in range(2):
-          current, _ = inner.align(current, inner.Part(block, probe, mask), samples, inner.batches(samples, config),
-                                   config)
+          part = inner.make_part(classifier, block, probe, mask, config)
+          current, _ = inner.align(current, part, samples, inner.batches(samples, config), config)
       moved = sum(float(((current.params[b.target]['kernel'] - params[b.target]['kernel'])**2).sum()) for b in cut)
       return current, moved**.5
 
