@@ -153,7 +153,8 @@ def _find(structure: _Structure, layer: str, unit: Unit) -> Neurons:
   calls, logits = _calls(classifier)
   call = _call_of(calls, layer)
   after = _only_reader(calls, call)
-  if call.kind in ('dense', 'conv') and after and after.kind == 'bn' and _acts_through(classifier, call, after):
+  if (call.kind in ('dense', 'conv') and after and after.kind == 'bn' and _is_called_once(calls, after)
+      and _acts_through(classifier, call, after)):
     call = after
   if call.out is logits:
     raise Unadaptable(f'Layer {layer!r} gives the logits: its outputs are classes, not neurons. Name a hidden layer.')
@@ -161,7 +162,7 @@ def _find(structure: _Structure, layer: str, unit: Unit) -> Neurons:
   by_channel = unit == 'channel' or len(call.shape) == 1
   by_position = unit == 'position' or len(call.shape) == 1
   reader, activations = _reader(calls, call)
-  if reader is None or not _acts_through(classifier, call, reader):
+  if reader is None or not _is_called_once(calls, reader) or not _acts_through(classifier, call, reader):
     reader, rows = None, 0
   else:
     rows = has[f'params/{reader.path}/kernel'][-2]   # inputs of a Dense layer, channels of a convolution (of one group)
@@ -235,6 +236,11 @@ def _call_of(calls: list[_Call], path: str) -> _Call:
   if len(found) > 1:
     raise Unadaptable(f'Layer {path!r} is called {len(found)} times; its neurons have no single value. Name another.')
   return found[0]
+
+
+def _is_called_once(calls: list[_Call], call: _Call) -> bool:
+  """If not, its weights serve other inputs too: they scale more than the neurons that it reads."""
+  return sum(other.path == call.path for other in calls) == 1
 
 
 def _only_reader(calls: list[_Call], call: _Call) -> _Call | None:

@@ -49,6 +49,15 @@ class Twice(nn.Module):
     return layers.Dense(3, name='fc2')(layers.Relu(name='relu1')(fc1(layers.Relu(name='relu0')(fc1(x)))))
 
 
+class SharedNorm(nn.Module):
+  """Two layers, normalized by one BatchNorm."""
+
+  @nn.compact
+  def __call__(self, x, train=False, features=False):
+    bn = layers.BatchNorm(name='bn')
+    return layers.Dense(3, name='fc3')(bn(layers.Dense(4, name='fc2')(bn(layers.Dense(4, name='fc1')(x)))))
+
+
 def _classifier(module, input_shape):
   return filled(Classifier(layers.variable_shapes(module, input_shape), module, input_shape, 3))
 
@@ -82,6 +91,12 @@ class FindTest(parameterized.TestCase):
     neurons = find_neurons(_classifier(Bypass(), (4,)), 'fc1')
     self.assertEqual((neurons.scaled_by, neurons.reader), ('column', None))
     self.assertEqual(find_neurons(_classifier(Bypass(), (4,)), 'relu1').scaled_by, 'row')
+
+  def test_weights_that_serve_other_inputs_too_do_not_scale_neurons(self):
+    neurons = find_neurons(_classifier(Twice(), (4,)), 'relu0')   # what reads it has read the network's inputs before
+    self.assertEqual((neurons.scaled_by, neurons.reader), (None, None))
+    neurons = find_neurons(_classifier(SharedNorm(), (4,)), 'fc1')
+    self.assertEqual((neurons.layer, neurons.scaled_by), ('fc1', 'column'))
 
   def test_layers_that_do_not_fit_are_refused(self):
     c = _model('lenet5', abstract)
