@@ -14,7 +14,7 @@ Decided here:
   the feature vector that enters it. A factor of such a feature is folded into its row of the following kernel, which is
   exact for either sign; into what produces it (a pooling, a sum of residual branches) it could not be folded.
 - Where a BatchNorm alone reads a layer, its outputs are the neurons, and its scale and bias take the factor.
-- A neuron that never varies has effect 0. Effects that are not numbers rank last.
+- A neuron that never varies has effect 0. One whose effect is not a number, or was not looked at, is never guilty.
 - Accuracy counts every sample once; the adaptation's code averages over batches, whatever their size.
 - The published localization of wrong predictions looks at accuracy. `ace_target='failing_ce'` looks at the
   cross-entropy of the failing samples instead, which is the literal reading of the paper's definition.
@@ -65,7 +65,7 @@ class Config:
     least: 5 (the backdoor code's k).
     stride: only neurons 0, stride, 2 stride, ... are looked at; 1 (ours; the adaptation takes 3 to save time).
     steps: S, values that a neuron is forced to; 4 (images and backdoors; 8 for tables, 16 for fairness).
-    max_samples: at most that many samples, stratified; 10,000 (ours), None for all.
+    max_samples: about that many samples at most, stratified, at least one of every class; 10,000 (ours), None for all.
     ace_target: what effects are measured on, and what the search lowers beside keeping accuracy. 'accuracy' as
       published for wrong predictions; 'failing_ce' cross-entropy of failing samples; 'backdoor' probability of
       `target_class`; 'fairness' largest difference of that between values of `sensitive_feature`; 'safety' violations
@@ -201,6 +201,9 @@ def _neurons(classifier: Classifier, config: Config) -> tuple[Neurons, ...]:
   found = [find_neurons(classifier, path, config.unit) for path in config.layers or (default_layer(classifier),)]
   if len(found) == 1:
     return tuple(found)
+  same = [neurons.layer for neurons in found]
+  require(len(set(same)) == len(same), f'layers {config.layers} name the same neurons twice: a BatchNorm takes the '
+          f'place of the layer that it alone reads, which gives {same}. Name each once.')
   order = {layer.path: i for i, layer in enumerate(layer_list(classifier))}
   return tuple(sorted(found, key=lambda neurons: order[neurons.layer]))
 
@@ -270,10 +273,10 @@ def _guilty(effects: list[Effects], layers: tuple[Neurons, ...], config: Config)
   if np.isnan(effect).all():
     raise RepairFailure(f'CARE localized nothing: the causal effect of every neuron of {names} is NaN. Activations '
                         "overflow; check the scale of the model's inputs.")
-  looked_at = sum(-(-neurons.count // config.stride) for neurons in layers)
+  known = int((~np.isnan(effect)).sum())
   wanted = config.num_neurons or max(config.least, math.ceil(config.share * effect.size - 1e-9))
   order = causal_effect.rank(np.abs(effect) if config.abs_ace else effect)
-  return order[:min(wanted, looked_at)].astype(np.int32), effect
+  return order[:min(wanted, known)].astype(np.int32), effect
 
 
 def _box(config: Config) -> jax.Array:

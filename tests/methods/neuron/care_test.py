@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 from jaxfix import methods, predict
 from jaxfix.classifier import Classifier, fingerprint, flat_weights
 from jaxfix.errors import BadInputError, RepairFailure, Unadaptable, UnknownNameError
+from jaxfix.localize.causal_effect import Effects
 from jaxfix.localize.neuron_interventions import keep_samples, scaled
 from jaxfix.localize.neurons import find_neurons
 from jaxfix.methods.neuron import care
@@ -139,6 +140,14 @@ class CareTest(parameterized.TestCase):
                if v.tobytes() != flat_weights(repair.classifier.variables)[k].tobytes()]
     self.assertNotEmpty(changed)   # `run` has checked that they are declared
 
+  def test_neurons_without_an_effect_are_never_guilty(self):
+    neurons = find_neurons(_table().classifier, 'fc1')
+    effect = np.float32([.1, np.nan, np.nan, np.nan, .3, np.nan, -.2, np.nan])   # stride 2; at 2, logits overflow
+    effects = Effects(effect, np.zeros(8, bool), np.float32(.5))
+    for wanted, expected in ((2, [4, 0]), (4, [4, 0, 6])):
+      chosen, _ = care._guilty([effects], (neurons,), care.Config(stride=2, num_neurons=wanted))
+      self.assertEqual(chosen.tolist(), expected)
+
   def test_what_cannot_work_says_so_in_one_line(self):
     c = network('lenet5', (8, 8, 1), variant='small', width=.5)
     problem, key = Problem(c, *(tiny.digits(0, 60),) * 3), jax.random.key(0)
@@ -151,6 +160,8 @@ class CareTest(parameterized.TestCase):
       with self.subTest(str(change)), self.assertRaisesRegex(error, text) as caught:
         methods.run(care.METHOD, problem, dataclasses.replace(_SHORT, **change), key=key)
       self.assertNotIn('\n', str(caught.exception))
+    with self.assertRaisesRegex(BadInputError, 'same neurons twice'):
+      methods.run(care.METHOD, tiny.problem('resnet'), dataclasses.replace(_SHORT, layers=('conv1', 'bn1')), key=key)
     points = dataclasses.replace(problem, spec=(Property(Points(np.zeros((1, 64))), wins(1, 10)),))
     with self.assertRaisesRegex(Unadaptable, 'membership'):
       methods.run(care.METHOD, points, dataclasses.replace(_SHORT, ace_target='safety'), key=key)
