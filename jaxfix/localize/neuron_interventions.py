@@ -11,6 +11,7 @@ if nothing follows, because U are the logits, clamping costs n c multiplications
 """
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from jaxfix import devices, intervene
 from jaxfix.classifier import Classifier
-from jaxfix.errors import EmptySplitError, require
+from jaxfix.errors import EmptySplitError, RepairFailure, require
 from jaxfix.localize.linear import kernel
 from jaxfix.localize.neurons import Neurons
 from jaxfix.models.layers import layer_list
@@ -90,6 +91,7 @@ def keep_samples(classifier: Classifier, x: Any, y: np.ndarray, neurons: tuple[N
   Raises:
     EmptySplitError: there is no sample.
     BadInputError: 'rank_one' is asked for but the neurons do not act through one Dense layer.
+    RepairFailure: the activations would take more than half of the free memory.
   """
   count = len(y)
   require(count > 0, 'Effects of neurons over no samples are undefined; give at least one.', EmptySplitError)
@@ -97,6 +99,7 @@ def keep_samples(classifier: Classifier, x: Any, y: np.ndarray, neurons: tuple[N
   route = route or ('rank_one' if one_reader else 'suffix')
   require(route != 'rank_one' or one_reader, "The route 'rank_one' needs neurons of one layer that act through one "
           "Dense layer; take 'suffix'.")
+  _check_memory(classifier, count * versions, neurons, route)
   rows = max(1, _tiling(classifier, neurons, route, 1, count).rows // versions)
   blocks = -(-count // rows)
   state = None
@@ -111,6 +114,16 @@ def keep_samples(classifier: Classifier, x: Any, y: np.ndarray, neurons: tuple[N
   logits = logits.reshape(blocks, rows, versions, -1)
   arrays = labels, _failing(logits, labels), weight, about
   return Samples(neurons, route, kept, logits, low, high, Labels(*map(jnp.asarray, arrays)))
+
+
+def _check_memory(classifier: Classifier, count: int, neurons: tuple[Neurons, ...], route: Route) -> None:
+  one = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
+  kept, logits, *_ = jax.eval_shape(lambda c, x: _observe(c, x, neurons, route), classifier, one)
+  needed = count * sum(math.prod(a.shape) * a.dtype.itemsize for a in (*kept, logits))
+  free = devices.free_bytes()
+  require(needed <= free // 2, f'The activations of {neurons[0].layer} and beside it of {count} samples take '
+          f'{needed / 2**30:.1f} GiB, more than half of the {free / 2**30:.1f} GiB that are free; give fewer samples, '
+          'or name a later layer.', RepairFailure)
 
 
 def choose_group(classifier: Classifier, samples: Samples, jobs: int) -> int:

@@ -1,14 +1,15 @@
 """Sections 8.1, 8.6, 8.8 and 8.10 of the CARE specification, and the measures against NumPy."""
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from jaxfix import models
+from jaxfix import devices, models
 from jaxfix.classifier import Classifier
-from jaxfix.errors import BadInputError, EmptySplitError
+from jaxfix.errors import BadInputError, EmptySplitError, RepairFailure
 from jaxfix.localize import causal_effect
 from jaxfix.localize.causal_effect import causal_effects
 from jaxfix.localize.neuron_interventions import clamped, keep_samples
@@ -172,6 +173,15 @@ class LayersTest(parameterized.TestCase):
     whole, parts = (causal_effect._causal_effects(c, s, causal_effect.Misclassified(), group=group, **options).effect
                     for s, group in ((samples, 24), (blocks, 5)))
     np.testing.assert_allclose(whole, parts, atol=1e-6)
+
+  def test_activations_that_do_not_fit_are_refused_before_they_are_kept(self):
+    c, x, y = _random()
+    neurons = (find_neurons(c, 'fc1'),)
+    needed = 4 * 30 * (6 + 3 + 3)   # values of the neurons, output of their reader, logits
+    with mock.patch.object(devices, 'free_bytes', lambda: 2 * needed - 1), self.assertRaisesRegex(RepairFailure, 'fc1'):
+      keep_samples(c, x, y, neurons)
+    with mock.patch.object(devices, 'free_bytes', lambda: 2 * needed):
+      keep_samples(c, x, y, neurons)
 
   def test_what_makes_no_sense_is_refused(self):
     c, x, y = _random()
