@@ -152,19 +152,23 @@ def resolve(method: Method, preset: Mapping[str, Any], settings: Mapping[str, st
 
 
 def prepare(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Subject:
-  """The subject with its original model: given, trained before in the same folder, or trained now."""
+  """The subject with its original model: given, trained before in the same folder, or trained now.
+
+  It has the history of that training if one of the approaches needs it; sixty epochs of a large network take gigabytes.
+  """
   subject = subjects.load(job.subject, data_dir=job.data_dir, seed=job.split_seed, width=job.width, recipe=job.recipe,
                           failures=job.failures)
   if job.class_importance:
     given = class_importance.read(job.class_importance, subject.class_names)
     subject = dataclasses.replace(subject, problem=dataclasses.replace(subject.problem, class_importance=given))
+  remembers = any('history' in methods.get(name).needs for name in job.methods)
   if job.model:
     original = subjects.read_model(job.model, subject)
-    past = history.history_of(job.model, original)
+    past = history.history_of(job.model, original) if remembers else None
   else:
     folder = pathlib.Path(job.out) / 'original'
     original = history.train_subject(subject, folder, seed=job.split_seed, on_epoch=on_epoch)
-    past = history.load_history(folder)
+    past = history.load_history(folder) if remembers else None
   return subjects.with_classifier(subject, original, history=past)
 
 

@@ -256,6 +256,13 @@ class JobTest(parameterized.TestCase):
     with self.assertRaisesRegex(BadInputError, 'importance.json'):
       job.run(_job(self.out, ('scale',), class_importance=str(path)))
 
+  def test_the_history_of_the_training_is_read_where_an_approach_needs_it(self):
+    given = str(self.out / 'original/model.safetensors')
+    with mock.patch.dict(_STANDINS, past=dataclasses.replace(_BASE, name='past', needs=('history',))):
+      for model in (None, given):
+        self.assertIsNone(job.prepare(_job(self.out, ('scale',), model=model)).problem.history)
+        self.assertLen(job.prepare(_job(self.out, ('scale', 'past'), model=model)).problem.history, _RECIPE.epochs)
+
   def test_a_model_without_failures_or_with_other_inputs_is_refused(self):
     subject, _ = job.run(_job(self.out, ('scale',)))
     checkpoint.save(self.out / 'given.safetensors', subject.problem.classifier)
