@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 
+import pytest
 from absl.testing import absltest
 
 from jaxfix.classifier import fingerprint
@@ -90,6 +91,7 @@ class KilledTrainingTest(absltest.TestCase):
       self.assertEqual(curves[0], curves[1])
       self.assertLen(curves[0], 60)
 
+  @pytest.mark.slow
   def test_two_devices_train_the_same_model(self):
     arguments = ('--subject=moons_mlp', '--epochs=3')
     with tempfile.TemporaryDirectory() as folder:
@@ -104,6 +106,7 @@ class KilledTrainingTest(absltest.TestCase):
 
 class EvaluateTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_the_released_files_give_the_published_counts(self):
     """fixing_study_lenet5/NOTE.md: 97.60 % before, 97.58 % after, 36 right and 38 wrong of 10,000."""
     data = shared_data()

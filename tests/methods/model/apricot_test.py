@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from jaxfix import classifier as classifiers
@@ -93,6 +94,7 @@ class SubsetsTest(absltest.TestCase):
 
 class SubmodelsTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_one_program_equals_one_after_another(self):
     problem = tiny.problem('lenet5')
     config = dataclasses.replace(_SHORT, n_submodels=2, submodel_epochs=8, submodel_exec='vmap')   # 24 steps
