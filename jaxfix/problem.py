@@ -203,7 +203,7 @@ def check_importance(importance: ClassImportance, num_classes: int) -> None:
   require(len(importance.critical) + len(importance.confusions or ()) > 0,
           'class importance names neither a critical class nor a confusion: nothing would be repaired.')
   for what, weights in (('precisions', importance.precisions), ('risks', importance.risks)):
-    require(weights is None or all(math.isfinite(w) and w >= 0 for w in weights.values()) and sum(weights.values()) > 0,
+    require(weights is None or all(0 <= w < math.inf for w in weights.values()) and any(weights.values()),
             f'class importance: {what} must be numbers >= 0 and not all 0.')
 
 

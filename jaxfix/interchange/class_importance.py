@@ -68,8 +68,8 @@ def _weights(content: Any, parse_key, where: str) -> Mapping[Any, float]:
   for text, value in _require_type(content, dict, where).items():
     key = parse_key(text)
     require(key not in weights, f'{where} names {text!r} twice.')
-    require(isinstance(value, (int, float)) and not isinstance(value, bool),
-            f'{where}: the weight of {text!r} must be a number, got {value!r}.')
+    require(isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300,
+            f'{where}: the weight of {text!r} must be a number below 1e300, got {str(value):.30}.')
     weights[key] = float(value)
   return weights
 

@@ -50,14 +50,15 @@ class ReadTest(parameterized.TestCase):
     ({**_WHOLE, 'target_misclassifications': {'car': 'person'}}, 'must be a list'),
     ({**_WHOLE, 'target_misclassifications': {'car': ['car']}}, 'no \\(true, predicted\\) pair'),
     ({**_WHOLE, 'target_misclassifications': {'car': [0, 'person']}}, 'twice'),
-    ({**_WHOLE, 'weights_precisions': {'car': '2'}}, "must be a number, got '2'"),
+    ({**_WHOLE, 'weights_precisions': {'car': '2'}}, 'must be a number below 1e300, got 2'),
+    ({**_WHOLE, 'weights_precisions': {'car': 10**400}}, 'must be a number below 1e300'),
     ({**_WHOLE, 'weights_precisions': {'car': 1, '2': 2}}, 'twice'),
     ({**_WHOLE, 'weights_precisions': {'car': 0}}, 'not all 0'),
     ({**_WHOLE, 'weights_precisions': {'car': -1, 'person': 2}}, '>= 0'),
     ({**_WHOLE, 'weights_misclassifications': {'car,cra': 1}}, "'car,cra' is no class and no pair"),
     ({**_WHOLE, 'weights_misclassifications': {'car,car': 1}}, 'no \\(true, predicted\\) pair'),
     ({**_WHOLE, 'weights_misclassifications': {'car': 0}}, 'not all 0'),
-    ('{"weights_precisions": {"car": NaN}, "general_misclassifications": [0]}', '>= 0'),
+    ('{"weights_precisions": {"car": NaN}, "general_misclassifications": [0]}', 'must be a number'),
     ({'weights_precisions': {'car': 1}}, 'nothing would be repaired'))
   def test_mistakes_name_the_file(self, content, words):
     with self.assertRaisesRegex(BadInputError, words) as caught:

@@ -44,6 +44,7 @@ from jaxfix.search import class_score, merge, output_patch, population, score, w
 from jaxfix.search import particle_swarm as pso
 from jaxfix.tiling import choose_tiling
 
+_MERGED = 'the merged model'
 _CRITICAL_RISK, _LEAVING_RISK, _OTHER_RISK = 2., 3., 1.
 
 
@@ -184,7 +185,8 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
             'mean_score': np.asarray(outcome.mean_curve)[:steps + 1]}
   coefficients = np.asarray(outcome.best.vector)[np.asarray(merged.used)].tolist()
   solver = {'items': facts, 'coefficients': coefficients, 'score_before': before, 'score_after': after}
-  return Repair(repaired, Trace(curves, steps, found, solver, notes, objective), clock.seconds)
+  selected = steps if chosen == _MERGED else None
+  return Repair(repaired, Trace(curves, selected, found, solver, notes, objective), clock.seconds)
 
 
 def _plan(importance: ClassImportance, data: _Data, config: Config
@@ -328,7 +330,7 @@ def _select(problem: Problem, head: Classifier, path: str, merged: merge.Merge, 
             vector: jax.Array, stakes: class_score.Stakes, items: list[Item], config: Config
             ) -> tuple[jax.Array, str, tuple[float, float] | None]:
   """Values at the targets to return, what they are, and their score on the validation split against the original's."""
-  names = ['the merged model', 'the original model', *(f'the repair of {item} alone' for item in items)]
+  names = [_MERGED, 'the original model', *(f'the repair of {item} alone' for item in items)]
   if config.select == 'search':
     return vector, names[0], None
   x, y = output_layer.inputs(problem.classifier, problem.valid.x, path), np.asarray(problem.valid.y)
