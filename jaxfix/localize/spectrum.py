@@ -115,9 +115,14 @@ def spectrum(classifier: Classifier, batches: Batches, *, paths: tuple[str, ...]
     return (wrong.astype(jnp.float32), {path: _over_positions(seen_out[points[path]]) for path in paths},
             {path: _over_positions(jnp.abs(seen_in[path])) for path in dense})
 
-  def add_size(total, batch):
+  def add_size(carry, batch):
+    # Against the first sample: the mean of equal sizes is then that size, and rounding never puts it below them.
+    first, total = carry
     sizes = look(batch)[2]
-    return {path: total[path] + jnp.einsum('n,ni->i', batch.weight, sizes[path]) for path in dense}, None
+    first = {path: jnp.where(jnp.isnan(first[path]), sizes[path][0], first[path]) for path in dense}
+    excess = {path: sizes[path] - first[path] for path in dense}
+    return (first, {path: total[path] + jnp.einsum('n,ni->i', batch.weight, excess[path], precision='highest')
+                    for path in dense}), None
 
   def add_counts(total, batch):
     wrong, out, sizes = look(batch)
@@ -126,10 +131,12 @@ def spectrum(classifier: Classifier, batches: Batches, *, paths: tuple[str, ...]
     gains = jax.tree.map(lambda c: jnp.einsum('sn,nu->su', sets, c.astype(jnp.float32), precision='highest'), covered)
     return jax.tree.map(jnp.add, total, (sets.sum(axis=1), *gains)), None
 
-  sizes = {path: jnp.zeros(kernel(classifier, path).shape[0]) for path in dense}
+  means = {}
   if dense:
-    sizes, _ = jax.lax.scan(add_size, sizes, batches)
-  means = {path: size / batches.count for path, size in sizes.items()}
+    nothing = {path: jnp.zeros(kernel(classifier, path).shape[0]) for path in dense}
+    unknown = {path: jnp.full_like(zeros, jnp.nan) for path, zeros in nothing.items()}
+    (first, excess), _ = jax.lax.scan(add_size, (unknown, nothing), batches)
+    means = {path: first[path] + excess[path] / batches.count for path in dense}
   start = (jnp.zeros(2), {path: jnp.zeros((2, kernel(classifier, path).shape[-1])) for path in paths},
            {path: jnp.zeros((2, kernel(classifier, path).shape[0])) for path in dense})
   (totals, neurons, inputs), _ = jax.lax.scan(add_counts, start, batches)

@@ -84,6 +84,15 @@ class CoverageTest(absltest.TestCase):
     found = spectrum(c, make_batches(x, 1 - predict.labels(c, x), batch_size=3), paths=('fc1',))
     self.assertFalse(weight_scores(c, found)['fc1'][:, 0].any())
 
+  def test_inputs_of_one_size_are_never_covered(self):
+    """Pixels of the background, say: rounding may put the sum of equal sizes over their number below them."""
+    c, rng = networks.network('mlp', (40,), hidden=(), num_classes=3), np.random.default_rng(0)
+    x = np.tile(rng.normal(size=40).astype(np.float32), (100, 1))
+    x[:, -1] = rng.normal(size=100)
+    found = spectrum(c, make_batches(x, np.arange(100) % 3, batch_size=32), paths=('fc1',)).inputs['fc1']
+    np.testing.assert_array_equal((found.ef + found.ep)[:-1], np.zeros(39))
+    self.assertEqual((found.ef + found.ep)[-1], (np.abs(x[:, -1]) > np.abs(x[:, -1]).mean()).sum())
+
   def test_doubling_every_sample_changes_no_order(self):
     """8.9, through coverage: means and shares stay."""
     c, x = networks.network('mlp', (6,), hidden=(5,), num_classes=3), networks.images((6,), n=12)
