@@ -80,9 +80,10 @@ def labels_of_logits(values: np.ndarray) -> np.ndarray:
 def right(logits: jax.Array, y: jax.Array) -> jax.Array:
   """`[n]` bool: the label is the first largest logit. For use inside `jit`; NaN is wrong.
 
-  Like `argmax(logits) == y`, without its slow reduction.
+  Like `argmax(logits) == y`, without its slow reduction. The own class is not compared with itself: where XLA computes
+  logits twice, once with a fused multiply-add and once without, it would exceed itself by a rounding.
   """
   classes = jnp.arange(logits.shape[-1])
   own = jnp.where(classes == y[:, None], logits, 0).sum(axis=-1, keepdims=True)
-  beaten = (logits > own) | ((logits == own) & (classes < y[:, None]))
+  beaten = (classes != y[:, None]) & ((logits > own) | ((logits == own) & (classes < y[:, None])))
   return ~beaten.any(axis=-1) & jnp.isfinite(logits).all(axis=-1)
