@@ -63,7 +63,8 @@ class Config:
     star: exponent of D*, 2 or 3.
     threshold: a neuron is covered by a sample if its output exceeds this; 0.
     importance: 'spectrum', or 'ablation', the change of accuracy when a neuron is silenced (small networks).
-    max_samples: size of D at most: all failing samples, and passing ones in the classes' proportions; None for all.
+    max_samples: size of D: all failing samples, even if they are more, and passing ones in the classes' proportions
+      as far as there is room; None for all.
     rounds: localizations at most, each on the model that the last one made; 3.
     schedule: 'joint' searches the whole pool at once, 'sequential' (precursor) blocks of the ranking one by one.
     block: entries in a block; 10.
@@ -157,6 +158,8 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
       if accepted:
         model, (right, valid_right) = mutant, counts
         changed.extend(patch.tolist())
+        if right == len(data):
+          break
     if len(changed) == accepted_before or right == len(data):
       break
   found = edits(make_targets(model, paths, np.unique(changed)), problem.classifier, model) if changed else ()

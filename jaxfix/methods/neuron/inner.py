@@ -16,7 +16,8 @@ Decided here, where the specification leaves room:
 - `bn_mode='train'` puts the BatchNorm layers that a pass runs through into training mode: all of them in
   consolidation, those up to the probe in alignment. Dropout stays off.
 - The last batch of a pass is filled up with samples of the first, at weight 0, as in `train`; samples keep their order.
-- A faulty sample without a normal one of its class keeps the first term of the loss, alpha times its cross-entropy.
+- A faulty sample without a normal one of its class keeps the first term of the loss, alpha times its cross-entropy, and
+  stands in for the normal one in the statistics of BatchNorm.
 - Consolidation is validated once, after its last pass. Its augmentation is that of the model's own recipe: what the
   data allow is known there.
 """
@@ -203,8 +204,9 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
             for part in parts:
               current, _ = consolidate(current, part, samples, rows, config, kind, epoch * config.consolidations + i,
                                        key=k_augment)
-        require(bool(np.isfinite(losses[-1])), f'INNER diverged in epoch {epoch + 1}: the alignment loss is '
-                f'{losses[-1]}. Lower rate, now {config.rate:g}.', RepairFailure)
+        require(bool(np.isfinite(losses).all()), f'INNER diverged in epoch {epoch + 1}: the alignment losses of its '
+                f'blocks are {[float(loss) for loss in losses[-len(parts):]]}. Lower rate, now {config.rate:g}.',
+                RepairFailure)
       with clock.phase('validate'):
         accuracy, fault_rate, fixed = judge(current)
       states.append((accuracy, fault_rate))
@@ -347,7 +349,8 @@ def _align(classifier: Classifier, probe: probing.Probe, mask: jax.Array, x: jax
   def loss_of(weights, classifier, batch):
     index, weight, pair = batch
     fault, classifier = said(_with_weights(classifier, block.target, weights), x[index])
-    normal, classifier = said(classifier, normal_x[jnp.maximum(pair, 0)])
+    paired = (pair >= 0).reshape(-1, *(1,) * (x.ndim - 1))
+    normal, classifier = said(classifier, jnp.where(paired, normal_x[jnp.maximum(pair, 0)], x[index]))
     return alignment_loss(fault, y[index], weight, normal, pair >= 0, alpha, temperature), classifier
 
   return _descend(loss_of, classifier, rows, block.target, mask, rate, train_bias)

@@ -184,6 +184,20 @@ class RepairTest(parameterized.TestCase):
     self.assertEqual([b.tolist() for b in blocks[:2]], [list(range(10)), list(range(10, 20))])
     self.assertEqual(blocks[2].tolist(), [20, 21, 22] + [-1] * 7)
 
+  def test_no_block_is_searched_once_all_samples_are_right(self):
+    problem = tiny.problem('mlp')
+    failing, passing = problem.failing_and_passing()
+    logits = predict.logits(problem.classifier, problem.repair.x[failing])
+    nearest = failing[np.argmin(logits.max(1) - logits[np.arange(len(failing)), problem.repair.y[failing]])]
+    split = problem.repair.take(np.append(passing[:20], nearest))
+    config = dataclasses.replace(_SHORT, schedule='sequential', layers=('fc3',), rho=1., block=30, population=20)
+    repair = methods.run(genmunn.METHOD, dataclasses.replace(problem, repair=split, valid=split), config,
+                         key=jax.random.key(0))
+    self.assertEqual(repair.trace.objective, (20 / 21, 1.))
+    searches = repair.trace.solver['searches']
+    self.assertTrue(searches[-1]['accepted'])
+    self.assertLess(len(searches), 4)   # blocks of the 120 entries
+
   def test_what_cannot_be_done_says_so(self):
     problem, key = tiny.problem('mlp'), jax.random.key(0)
     _, passing = problem.failing_and_passing()

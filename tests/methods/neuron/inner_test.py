@@ -1,6 +1,7 @@
 """Sections 8.5 to 8.8, 8.10 and 8.11 of the INNER specification, and what the repair does to BatchNorm."""
 import dataclasses
 import warnings
+from unittest import mock
 
 import jax
 import numpy as np
@@ -106,6 +107,20 @@ class StepTest(parameterized.TestCase):
     expected = np.asarray(classifier.variables['batch_stats']['bn1']['mean'])
     pair = rows[2].ravel()
     for x in (samples.fault.x, samples.normal.x[np.maximum(pair, 0)]):
+      expected = .9 * expected + .1 * np.asarray(before_bn(classifier, x)).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(after.variables['batch_stats']['bn1']['mean'], expected, atol=1e-5)
+
+  def test_statistics_see_a_faulty_sample_in_place_of_a_partner_that_is_missing(self):
+    classifier, part, samples, _, config = self._set_up()
+    samples = samples._replace(normal=samples.normal.take(samples.normal.y < 3))
+    rows = inner.batches(samples, config)
+    pair = rows[2].ravel()
+    self.assertBetween((pair < 0).mean(), .3, .9)
+    after, _ = inner.align(classifier, part, samples, rows, config)
+    before_bn = quick_jit(lambda c, x: intervene.record(c, c.normalize(x), ('bn1',))['bn1'][0])
+    expected = np.asarray(classifier.variables['batch_stats']['bn1']['mean'])
+    partner = np.where((pair < 0)[:, None, None, None], samples.fault.x, samples.normal.x[pair])
+    for x in (samples.fault.x, partner):
       expected = .9 * expected + .1 * np.asarray(before_bn(classifier, x)).mean(axis=(0, 1, 2))
     np.testing.assert_allclose(after.variables['batch_stats']['bn1']['mean'], expected, atol=1e-5)
 
@@ -234,6 +249,12 @@ class SlowRepairTest(parameterized.TestCase):
     with self.assertRaisesRegex(RepairFailure, 'localized nothing'):
       methods.run(inner.METHOD, tiny.problem('mlp'), dataclasses.replace(_SHORT, routing_steps=0),
                   key=jax.random.key(0))
+
+  def test_a_loss_of_any_block_that_is_not_finite_is_a_failure(self):
+    losses = iter((np.nan, 1.))
+    with (mock.patch.object(inner, 'align', lambda current, *_: (current, np.full(2, next(losses)))),
+          self.assertRaisesRegex(RepairFailure, r'diverged in epoch 1: .* \[nan, 1.0\]')):
+      methods.run(inner.METHOD, tiny.problem('mlp'), dataclasses.replace(_SHORT, num_blocks=2), key=jax.random.key(0))
 
   def test_one_failing_sample_without_company(self):
     problem: Problem = tiny.problem('mlp')
