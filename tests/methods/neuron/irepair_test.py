@@ -22,6 +22,7 @@ from jaxfix.problem import Problem, Split
 from tests import networks, tiny
 from tests.localize.influence_test import linear
 
+_ADVANCE = irepair._advance
 _SHORT = irepair.Config(max_iters=6, eval_every=3)
 
 
@@ -270,6 +271,8 @@ class NetworksTest(parameterized.TestCase):
                             ('resnet18', (16, 16, 3), 1 / 16), ('densenet121', (32, 32, 3), 1 / 4))
   def test_it_runs_on(self, name, shape, width):
     c = networks.network(name, shape, width=width, num_classes=10)
+    # At XLA's optimization level 0, max pooling finds no tie in some windows of VGG16, and its derivative is NaN.
+    self.enter_context(mock.patch.object(irepair, '_advance', _ADVANCE))
     rng = np.random.default_rng(0)
     split = Split(rng.random((30, *shape)).astype(np.float32), rng.integers(0, 10, 30).astype(np.int32))
     guesses = predict.labels(c, split.x)
