@@ -1,4 +1,4 @@
-"""What every registered approach promises, on tiny problems. A new approach needs at most a line in `_QUICK`."""
+"""What every registered approach promises, on tiny problems. A new approach needs at most a line in `quick.py`."""
 import dataclasses
 import functools
 import time
@@ -17,26 +17,9 @@ from jaxfix.files import jsonable
 from jaxfix.methods.method import changed_weights, configure, describe_config
 from jaxfix.problem import Repair, Split
 from tests import tiny
+from tests.methods.quick import config_of
 
-# Settings that make an approach quick, where its defaults are not.
-_QUICK = {
-  'apricot': {'n_submodels': 2, 'submodel_epochs': 1, 'adjust_batch': 50, 'retrain_epochs': 1, 'max_retrain_epochs': 2},
-  'arachne': {'population': 8, 'generations': 4},
-  'arachne_pso': {'particles': 8, 'iterations': 4},
-  'adrep': {'particles': 8, 'iterations': 8, 'window': 2},
-  'neurecover': {'particles': 8, 'iterations': 4, 'include_bias_in_norm': False},
-  'distrrep': {'particles': 8, 'iterations': 4, 'merge_particles': 8, 'merge_iterations': 4, 'min_pair_failures': 1},
-  'care': {'particles': 8, 'iterations': 4},
-  'irepair': {'max_iters': 4, 'eval_every': 2},
-  'genmunn': {'population': 6, 'generations': 3, 'rounds': 2},
-  'inner': {'num_blocks': 1, 'epochs': 1, 'probe_epochs': 2, 'routing_steps': 5},
-  'mode': {'rounds': 1, 'max_classes': 1, 'epochs': 1},
-}
 _METHODS = tuple((f'_{name}', name) for name in methods.NAMES)
-
-
-def _config(method):
-  return configure(method, _QUICK.get(method.name, {}))
 
 
 def _must_not_run(problem, config, key):
@@ -48,9 +31,9 @@ def _twice(name, kind):
   """Both of two equal calls, what the second compiled, and the problem as it was before."""
   method, problem = methods.get(name), tiny.problem(kind)
   before = _snapshot(problem)
-  first = methods.run(method, problem, _config(method), key=jax.random.key(7))
+  first = methods.run(method, problem, config_of(method), key=jax.random.key(7))
   clock, start = Clock(), time.perf_counter()
-  second = methods.run(method, problem, _config(method), key=jax.random.key(7))
+  second = methods.run(method, problem, config_of(method), key=jax.random.key(7))
   return first, second, clock.num_compiled, time.perf_counter() - start, before
 
 
@@ -90,7 +73,7 @@ class ContractTest(parameterized.TestCase):
     old, new = flat_weights(problem.classifier.variables), flat_weights(repaired.variables)
     if repaired.module == problem.classifier.module:
       self.assertEqual({k: (v.shape, v.dtype) for k, v in old.items()}, {k: (v.shape, v.dtype) for k, v in new.items()})
-      allowed = method.may_change(problem, _config(method))
+      allowed = method.may_change(problem, config_of(method))
       for weight in old:
         if not allowed(weight):
           self.assertEqual(old[weight].tobytes(), new[weight].tobytes(), weight)
@@ -105,7 +88,7 @@ class ContractTest(parameterized.TestCase):
     self.assertTrue(((labels >= 0) & (labels < 10)).all())
     for values in first.trace.curves.values():
       self.assertTrue(np.isfinite(np.asarray(values)).all())
-    jsonable([dict(first.trace.solver), list(first.trace.notes), first.certificate, describe_config(_config(
+    jsonable([dict(first.trace.solver), list(first.trace.notes), first.certificate, describe_config(config_of(
       methods.get(name)))])
     if first.trace.objective is not None:
       self.assertGreaterEqual(first.trace.objective[1], first.trace.objective[0])
@@ -118,47 +101,6 @@ class ContractTest(parameterized.TestCase):
 @pytest.mark.slow
 class LeNet5ContractTest(ContractTest):
   kind = 'lenet5'
-
-
-class LittleDataTest(parameterized.TestCase):
-  """A method makes do with little, or says in one line that it cannot."""
-
-  def _run(self, name, keep):
-    problem = tiny.problem('mlp')
-    scarce = dataclasses.replace(problem, repair=problem.repair.take(keep))
-    try:
-      repair = methods.run(methods.get(name), scarce, _config(methods.get(name)), key=jax.random.key(3))
-    except (RepairFailure, Unadaptable) as e:
-      self.assertRegex(str(e), r'^[^\n]{20,}$')
-      return
-    labels = predict.labels(repair.classifier, problem.valid.x)
-    self.assertTrue(((labels >= 0) & (labels < 10)).all())
-
-  def _wrong(self):
-    problem = tiny.problem('mlp')
-    return predict.labels(problem.classifier, problem.repair.x) != problem.repair.y
-
-  def _single(self):
-    wrong = self._wrong()
-    return ~wrong | (np.arange(len(wrong)) == np.flatnonzero(wrong)[0])
-
-  @parameterized.named_parameters(*_METHODS)
-  def test_a_single_failing_sample_and_a_class_without_any(self, name):
-    keep = self._single()
-    y = tiny.problem('mlp').repair.y
-    absent = next(c for c in range(10) if c != y[self._wrong() & keep][0])
-    self._run(name, keep & (y != absent))
-
-  @parameterized.named_parameters(*_METHODS)
-  @pytest.mark.slow
-  def test_each_by_itself(self, name):
-    self._run(name, self._single())
-    self._run(name, tiny.problem('mlp').repair.y != 3)
-
-  @parameterized.named_parameters(*_METHODS)
-  @pytest.mark.slow
-  def test_no_passing_sample(self, name):
-    self._run(name, self._wrong())
 
 
 class RefusalTest(parameterized.TestCase):
@@ -182,7 +124,7 @@ class RefusalTest(parameterized.TestCase):
     )
     for error, change in cases:
       with self.subTest(sorted(change)[0], error=error.__name__), self.assertRaises(error) as caught:
-        methods.run(method, dataclasses.replace(problem, **change), _config(method), key=jax.random.key(0))
+        methods.run(method, dataclasses.replace(problem, **change), config_of(method), key=jax.random.key(0))
       self.assertNotIn('\n', str(caught.exception))
 
   @parameterized.named_parameters(*_METHODS)
@@ -192,7 +134,7 @@ class RefusalTest(parameterized.TestCase):
     for need in {*method.needs, 'history', 'class_importance', 'spec'}:
       needy = dataclasses.replace(method, repair=_must_not_run, needs=(need,))
       with self.assertRaisesRegex(Unadaptable, need):
-        methods.run(needy, problem, _config(method), key=jax.random.key(0))
+        methods.run(needy, problem, config_of(method), key=jax.random.key(0))
     with self.assertRaises(BadInputError):
       methods.run(method, tiny.problem('mlp'), object(), key=jax.random.key(0))
 

@@ -128,6 +128,7 @@ class RepairTest(parameterized.TestCase):
     before, after = problem.classifier.variables['batch_stats'], repair.classifier.variables['batch_stats']
     self.assertGreater(float(jnp.abs(before['bn1']['mean'] - after['bn1']['mean']).max()), 0)
 
+  @pytest.mark.slow
   def test_a_ruinous_adjustment_is_reverted_to_the_stored_best(self):
     problem = tiny.problem('resnet')
     config = dataclasses.replace(_SHORT, adj_lr=50., direction='script', retrain_epochs=0)
@@ -168,6 +169,7 @@ class RepairTest(parameterized.TestCase):
     self.assertIs(repair.classifier, problem.classifier)
     self.assertEqual(repair.trace.notes, ('no_failing_input',))
 
+  @pytest.mark.slow
   def test_only_one_kind_of_failure_guides_when_asked(self):
     problem = tiny.problem()
     predicted = predict.labels(problem.classifier, problem.repair.x)
