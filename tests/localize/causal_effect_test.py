@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from jaxfix import devices, models
+from jaxfix import devices, models, predict
 from jaxfix.classifier import Classifier
 from jaxfix.errors import BadInputError, EmptySplitError, RepairFailure
 from jaxfix.localize import causal_effect
@@ -160,6 +160,15 @@ class LayersTest(parameterized.TestCase):
     self.assertEqual(found[0].shape, shape)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
     self.assertGreater(np.nanmax(found[0]), 1e-3)
+
+  def test_a_right_answer_is_not_beaten_by_its_own_rounding(self):
+    """At this size XLA makes logits twice, with and without a fused multiply-add, on the route of rank one."""
+    c = network('mlp', (20,), num_classes=10, hidden=(84,))
+    x = np.random.default_rng(0).normal(size=(1000, 20)).astype(np.float32)
+    y, neurons = predict.labels(c, x), find_neurons(c, 'fc1')
+    effects = [causal_effects(c, keep_samples(c, x, y, (neurons,), route=route), causal_effect.Misclassified()).effect
+               for route in ('rank_one', 'suffix')]
+    np.testing.assert_allclose(effects[0], effects[1], atol=1e-4)   # one sample more or less is 2.5e-4
 
   def test_blocks_of_samples_and_groups_of_interventions_change_nothing(self):
     c, x, y = _random()
