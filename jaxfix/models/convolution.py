@@ -286,7 +286,10 @@ def _window_max(x: jax.Array) -> jax.Array:
 
 @_window_max.defjvp
 def _window_max_jvp(primals, tangents):
-  """Splits a window's derivative evenly among its largest entries. Ties are counted by comparing slices."""
+  """Splits a window's derivative evenly among its largest entries. Ties are counted by comparing slices.
+
+  Where XLA computes x twice and rounds otherwise, no entry may equal the maximum: the derivative is 0 then, not 0 / 0.
+  """
   (x,), (dx,) = primals, tangents
   y = _window_max(x)
   if x.shape[2] * x.shape[4] <= _UNROLLED_WINDOW:
@@ -295,7 +298,7 @@ def _window_max_jvp(primals, tangents):
     ties = (x == y[:, :, None, :, None]).astype(x.dtype).sum((2, 4))
 
   def split(x, y, ties, dx):
-    return jnp.where(x == y[:, :, None, :, None], dx, 0).sum((2, 4)) * (1 / ties)
+    return jnp.where(x == y[:, :, None, :, None], dx, 0).sum((2, 4)) * (1 / jnp.maximum(ties, 1))
 
   if jax.default_backend() != 'cpu' or not y.size:
     return y, split(x, y, ties, dx)
