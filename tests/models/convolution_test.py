@@ -5,13 +5,14 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from flax import linen as nn
 from jax import lax
 
 from jaxfix.errors import BadInputError
 from jaxfix.models import convolution
-from tests.networks import quick_jit
+from tests.networks import network, quick_jit
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 TOLERANCE = 1e-5  # of the largest entry; the sums have other orders
@@ -263,6 +264,15 @@ class PoolingTest(parameterized.TestCase):
     value, grad = jax.value_and_grad(lambda x: convolution.max_pool(x, (2, 2), (2, 2)).sum())(x)
     self.assertTrue(jnp.isnan(value))
     np.testing.assert_array_equal(grad, jnp.zeros_like(x))
+
+  @pytest.mark.slow
+  def test_a_maximum_that_is_computed_twice(self):
+    """Without optimization XLA makes the input of a pooling of VGG16 twice, and rounds it otherwise the second time."""
+    classifier = network('vgg16', (32, 32, 3), width=1 / 16, num_classes=10)
+    x = np.random.default_rng(0).random((30, 32, 32, 3)).astype(np.float32)
+    slopes = quick_jit(jax.grad(lambda params: (classifier.with_params(params).logits(x)**2).sum()))(classifier.params)
+    for leaf in jax.tree.leaves(slopes):
+      self.assertTrue(np.isfinite(leaf).all())
 
   def test_window_larger_than_image(self):
     self.assertEqual(convolution.max_pool(jnp.ones((2, 3, 3, 4)), (4, 4), (4, 4)).shape, (2, 0, 0, 4))
