@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import types
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from jaxfix.files import jsonable, read_json, replacing, write_json
 from jaxfix.study import record
 
 FILE = 'results.jsonl'
+_FIELDS = frozenset(field for group in record.FIELDS.values() for field in group)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def read(path: str | os.PathLike) -> Results:
 
 
 def newest(rows: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-  """Of rows of one cell (suite, subject, approach, post-processing, seed) that differ in code or settings, the newest."""
+  """The newest row of every cell (suite, subject, approach, post-processing, seed), where code or settings changed."""
   chosen = {}
   for row in rows:
     cell = tuple(row[k] for k in ('suite', 'subject', 'approach', 'postprocess', 'seed'))
@@ -100,8 +102,11 @@ def _parse(text: bytes, file: pathlib.Path) -> dict[str, dict[str, Any]]:
       row = json.loads(line)
       require(isinstance(row, dict), 'it is not an object')
     except (UnicodeDecodeError, json.JSONDecodeError, BadInputError) as e:
-      raise CorruptFileError(f'{file}, line {number}, is not a row ({e}). Restore the file, or delete that line: its cell '
-                             'will be run again.') from e
+      raise CorruptFileError(f'{file}, line {number}, is not a row ({e}). Restore the file, or delete that line: its '
+                             'cell will be run again.') from e
+    if row.get('schema') == record.SCHEMA and (unknown := set(row) - _FIELDS):
+      warnings.warn(f'{file}, line {number}: unknown fields {", ".join(sorted(unknown))} are passed over.')
+      row = {field: value for field, value in row.items() if field in _FIELDS}
     try:
       record.check_row(row)
     except BadInputError as e:
@@ -111,7 +116,7 @@ def _parse(text: bytes, file: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def _in_order(rows: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-  place = lambda row: (*(str(row[k]) for k in ('suite', 'subject', 'approach')), row['seed'], row['postprocess'] != 'none',
+  place = lambda row: (row['suite'], row['subject'], row['approach'], row['seed'], row['postprocess'] != 'none',
                        row['postprocess'], row['run_id'])
   return tuple(sorted(rows.values(), key=place))
 
@@ -177,6 +182,6 @@ class Writer(contextlib.AbstractContextManager):
       self._file.flush()
       os.fsync(self._file.fileno())
     except OSError as e:
-      raise OutputError(f'Cannot write {self.folder / FILE}: {e.strerror or e}. Run the same command again when there is '
-                        'room: what is finished is kept.') from e
+      raise OutputError(f'Cannot write {self.folder / FILE}: {e.strerror or e}. Run the same command again when there '
+                        'is room: what is finished is kept.') from e
     self._rows[row['run_id']] = dict(row)
