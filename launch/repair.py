@@ -28,13 +28,16 @@ _FAILURES = flags.DEFINE_enum('failures', 'repair', ['train', 'repair'], 'Split 
 _IMPORTANCE = flags.DEFINE_string('class_importance', None, 'JSON file: which classes and mistakes matter most.')
 _SET = flags.DEFINE_multi_string('set', [], 'Hyper-parameter, name=value or method.name=value; may be repeated.')
 _PUBLISHED = flags.DEFINE_bool('published', False, "Use the published settings instead of the subject's presets.")
+_PLUGIN = flags.DEFINE_list('plugin', [], 'Modules with approaches of your own, by dotted names.')
 _LIST = flags.DEFINE_bool('list', False, 'List the approaches and exit.')
 
 
 def main() -> int:
   console = cli.console()
+  for module in _PLUGIN.value:
+    methods.load_plugin(module)
   if _LIST.value:
-    console.print(summary.method_table([methods.get(name) for name in methods.NAMES]))
+    console.print(summary.method_table([methods.get(name) for name in methods.names()]))
     return 0
   out = pathlib.Path(_OUT.value or f'out/{_SUBJECT.value}')
   work = job.Job(subject=_SUBJECT.value, methods=tuple(_METHOD.value), out=str(out), seed=_SEED.value,

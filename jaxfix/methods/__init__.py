@@ -1,11 +1,18 @@
-"""The approaches, one a file in a folder per level, and the one literal registry of them."""
+"""The approaches, one a file in a folder per level, and the one literal registry of them.
+
+An approach of your own stands in a package of yours: either the package names it as an entry point of the group
+`jaxfix.methods` (`mine = "my_package.mine:METHOD"`), and it is there wherever both are installed, or `load_plugin`
+takes a module that defines `METHOD` or `METHODS`.
+"""
+import functools
 import importlib
+import importlib.metadata
 import types
 
-from jaxfix.errors import UnknownNameError
+from jaxfix.errors import BadInputError, UnknownNameError, require
 from jaxfix.methods.method import Method, configure, run
 
-__all__ = ('NAMES', 'Method', 'configure', 'get', 'run')
+__all__ = ('NAMES', 'Method', 'configure', 'get', 'load_plugin', 'names', 'run')
 
 _METHODS = types.MappingProxyType({
   'apricot': 'jaxfix.methods.model.apricot:METHOD',
@@ -23,15 +30,73 @@ _METHODS = types.MappingProxyType({
 })
 
 NAMES = tuple(_METHODS)
+"""The approaches of this package."""
+ENTRY_POINTS = 'jaxfix.methods'
+
+_plugins: dict[str, Method] = {}   # of modules that `load_plugin` was given
+
+
+def names() -> tuple[str, ...]:
+  """Everything that `get` knows: the package's own approaches, then those of others by name."""
+  return NAMES + tuple(sorted(set(_plugins) | set(_entry_points())))
 
 
 def get(name: str) -> Method:
-  """The registered approach `name`.
+  """The approach `name`.
 
   Raises:
     UnknownNameError: there is none of that name.
+    BadInputError: the entry point of that name cannot be loaded, or is no `Method` of that name.
   """
-  if name not in _METHODS:
-    raise UnknownNameError('method', name, _METHODS)
-  module, attribute = _METHODS[name].split(':')
-  return getattr(importlib.import_module(module), attribute)
+  if name in _METHODS:
+    module, attribute = _METHODS[name].split(':')
+    return getattr(importlib.import_module(module), attribute)
+  if name in _plugins:
+    return _plugins[name]
+  if name in _entry_points():
+    return _load_entry_point(name)
+  raise UnknownNameError('method', name, names())
+
+
+def load_plugin(module: str) -> tuple[Method, ...]:
+  """Makes the approaches of a module known by their names, in this process.
+
+  Args:
+    module: dotted name of an importable module with `METHOD`, or `METHODS`, a sequence. Importing it runs its code.
+  Returns:
+    Its approaches.
+  Raises:
+    BadInputError: it cannot be imported, defines no approach, or one whose name is taken.
+  """
+  try:
+    content = importlib.import_module(module)
+  except ImportError as e:
+    raise BadInputError(f'Plugin {module!r} cannot be imported: {e}. Give the dotted name of a module that is installed '
+                        'or lies on PYTHONPATH.') from e
+  found = tuple(getattr(content, 'METHODS', None) or filter(None, (getattr(content, 'METHOD', None),)))
+  require(len(found) > 0 and all(isinstance(m, Method) for m in found),
+          f'Plugin {module!r} must define METHOD or METHODS, of type jaxfix.methods.Method.')
+  for method in found:
+    taken = method.name in _METHODS or _plugins.get(method.name, method) is not method
+    require(not taken, f'Plugin {module!r}: there is already an approach named {method.name!r}; rename it.')
+  _plugins.update({method.name: method for method in found})
+  return found
+
+
+@functools.cache
+def _entry_points() -> types.MappingProxyType[str, importlib.metadata.EntryPoint]:
+  """Name -> entry point of installed packages; the package's own names cannot be taken."""
+  found = importlib.metadata.entry_points(group=ENTRY_POINTS)
+  return types.MappingProxyType({point.name: point for point in found if point.name not in _METHODS})
+
+
+@functools.cache
+def _load_entry_point(name: str) -> Method:
+  point = _entry_points()[name]
+  try:
+    method = point.load()
+  except (ImportError, AttributeError) as e:
+    raise BadInputError(f'Approach {name!r} ({point.value}) cannot be loaded: {e}. Mend or remove its package.') from e
+  require(isinstance(method, Method) and method.name == name,
+          f'Entry point {name!r} ({point.value}) must be a jaxfix.methods.Method named {name!r}.')
+  return method

@@ -102,7 +102,7 @@ def run(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     JaxfixError: the job cannot be done as asked. What an approach cannot do is an outcome in its row, not an error.
   """
   chosen = [methods.get(name) for name in dict.fromkeys(job.methods)]
-  require(len(chosen) > 0, f'No method was named; choose from {", ".join(methods.NAMES)}.')
+  require(len(chosen) > 0, f'No method was named; choose from {", ".join(methods.names())}.')
   row = subjects.entry(job.subject)
   configs = {m.name: resolve(m, {} if job.published else row.presets.get(m.name, {}), job.settings, chosen)
              for m in chosen}
