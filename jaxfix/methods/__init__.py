@@ -71,8 +71,8 @@ def load_plugin(module: str) -> tuple[Method, ...]:
   try:
     content = importlib.import_module(module)
   except ImportError as e:
-    raise BadInputError(f'Plugin {module!r} cannot be imported: {e}. Give the dotted name of a module that is installed '
-                        'or lies on PYTHONPATH.') from e
+    raise BadInputError(f'Plugin {module!r} cannot be imported: {e}. Give the dotted name of a module that is '
+                        'installed or lies on PYTHONPATH.') from e
   found = tuple(getattr(content, 'METHODS', None) or filter(None, (getattr(content, 'METHOD', None),)))
   require(len(found) > 0 and all(isinstance(m, Method) for m in found),
           f'Plugin {module!r} must define METHOD or METHODS, of type jaxfix.methods.Method.')
