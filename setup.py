@@ -60,6 +60,7 @@ setuptools.setup(
       'ruff>=0.9',
       'foolbox>=3.3.4',
       'fairlearn>=0.12',
+      'statsmodels>=0.14',
     ],
   },
 )
