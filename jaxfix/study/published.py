@@ -4,8 +4,8 @@ Nothing here was measured by jaxfix (`published/README.md`). Keys are the study'
 ('MNIST'); metrics have the names of `jaxfix.study.aggregate`.
 
 Decided here: a printed cell that breaks the accounting identity casts doubt on the three figures of the identity and
-on the relative change that follows from them (acc, acc_rel, rr, nfr); one whose relative change contradicts its accuracy
-on acc and acc_rel. `Cell.doubtful` lists them.
+on the relative change that follows from them (acc, acc_rel, rr, nfr); one whose relative change contradicts its
+accuracy, on acc and acc_rel. `Cell.doubtful` lists them.
 """
 import csv
 import dataclasses
