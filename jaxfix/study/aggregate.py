@@ -145,8 +145,8 @@ def _outcome(rows: Sequence[Mapping[str, Any]]) -> str:
   if finished and all(row['acc'] is not None for row in finished):
     original = float(np.mean([row['acc_original'] for row in finished]))
     joint = evaluate.outcome(original, [row['acc'] for row in finished])
-    votes = votes | collections.Counter({joint: len(finished)})
-    del votes[{'OK': 'CORRUPTED', 'CORRUPTED': 'OK'}[joint]]
+    votes['OK'] = votes['CORRUPTED'] = 0
+    votes[joint] = len(finished)
   return max(OUTCOMES, key=lambda outcome: (votes[outcome], OUTCOMES.index(outcome)))
 
 
@@ -248,7 +248,8 @@ def measured_sheet(summaries: Iterable[Summary], *, by: Literal['subject', 'publ
 
   Args:
     summaries: of all approaches.
-    by: what subjects are called: their own name; or the key of their published counterpart, which drops stand-ins.
+    by: what subjects are called: their own name; or the key of their published counterpart, which drops stand-ins (of
+      two subjects with one counterpart, the last counts).
     layers: key of a published subject -> layers. Sizes are these if every subject has them, else numbers of parameters.
     letters: column -> approach -> letters.
   """
