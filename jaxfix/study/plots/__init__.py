@@ -1,0 +1,45 @@
+"""The plots of a report: functions of the rows, traces and published tables, one family a file.
+
+  P1 trade-off of repairs and flips     P4 time                   P12 what became of every sample
+  P2 letters of significance groups     P5 inside each repair     P13 attack success against the radius
+  P3 profiles                           P11 combined models
+"""
+from collections.abc import Mapping
+
+from jaxfix.statistics import Groups, groups
+from jaxfix.study.aggregate import COMPARED, Summary, oriented, summarize
+from jaxfix.study.plots.attack import attack_curves
+from jaxfix.study.plots.combined import combinations
+from jaxfix.study.plots.curves import curves
+from jaxfix.study.plots.durations import durations, hardware
+from jaxfix.study.plots.flips import flips
+from jaxfix.study.plots.letters import letters_map
+from jaxfix.study.plots.plot import Plot, images, to_csv
+from jaxfix.study.plots.radar import radar
+from jaxfix.study.plots.tradeoff import trade_off
+from jaxfix.study.published import Published
+from jaxfix.study.store import Results
+
+__all__ = ('Plot', 'all_plots', 'attack_curves', 'combinations', 'curves', 'durations', 'flips', 'hardware', 'images',
+           'letters_map', 'radar', 'to_csv', 'trade_off')
+
+
+def all_plots(results: Results, published: Published | None) -> tuple[Plot, ...]:
+  """Every plot that has something to show, in the order of their ids.
+
+  Args:
+    results: of a store, or of rows alone; then there are no curves.
+    published: the study's tables, or None.
+  """
+  summaries, rows = summarize(results.rows), [r for r in results.rows if r['postprocess'] == 'none']
+  subjects = dict.fromkeys(s.subject for s in summaries)
+  plots = [
+    trade_off(summaries, published), letters_map(summaries, _groups(summaries), published), radar(summaries, published),
+    durations(summaries, rows, published), *(curves(s, results) for s in summaries),
+    *(combinations(s, results.rows, published) for s in summaries), flips(summaries, rows),
+    *(attack_curves(subject, summaries, results) for subject in subjects)]
+  return tuple(p for p in plots if p is not None)
+
+
+def _groups(summaries: tuple[Summary, ...]) -> Mapping[str, Groups]:
+  return {column: groups(oriented(summaries, column)) for column in COMPARED}
