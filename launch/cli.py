@@ -54,7 +54,7 @@ def console() -> Console:
   return out if out.is_terminal else Console(width=max(out.width, 120))
 
 
-def settings(assignments: Sequence[str]) -> dict[str, str]:
+def settings(assignments: Sequence[str], flag: str = 'set') -> dict[str, str]:
   """`['a=1', 'm.b=2']` as `{'a': '1', 'm.b': '2'}`.
 
   Raises:
@@ -64,7 +64,7 @@ def settings(assignments: Sequence[str]) -> dict[str, str]:
   for item in assignments:
     name, equals, value = item.partition('=')
     if not equals or not name:
-      raise JaxfixError(f'--set takes name=value, got {item!r}.')
+      raise JaxfixError(f'--{flag} takes name=value, got {item!r}.')
     result[name.strip()] = value.strip()
   return result
 

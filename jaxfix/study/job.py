@@ -43,7 +43,8 @@ from jaxfix.train import Epoch
 DEFAULT_METHODS = ('apricot', 'prdnn', 'arachne')
 
 _log = logging.getLogger('jaxfix')
-_EVALUATION = 0x6576  # named stream of the seed's key
+EVALUATION = 0x6576
+"""Named stream of a seed's key: the attack's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,20 +173,35 @@ def prepare(job: Job, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None)
   return subjects.with_classifier(subject, original, history=past)
 
 
-def repair_and_record(method: Method, config: Any, subject: Subject, folder: pathlib.Path, *, seed: int) -> Result:
+def identify(method: Method, config: Any, subject: Subject, seed: int) -> str:
+  """`run_id` of a repair: the same for everything that gives the same result."""
+  problem = subject.problem
+  guided_by = {'class_importance': repr(problem.class_importance)} if 'class_importance' in method.needs else {}
+  if 'history' in method.needs:
+    guided_by['history'] = [fingerprint(epoch) for epoch in problem.history or ()]
+  if (code := record.code_beside(method.repair)) is not None:
+    guided_by['approach_code'] = code
+  return record.run_id(describe_config(config), seed, approach=method.name, subject=subject.name,
+                       original=fingerprint(problem.classifier), failures=problem.failures,
+                       split_sha256=dict(subject.split_sha256), source=subject.dataset_source, **guided_by)
+
+
+def repair_and_record(method: Method, config: Any, subject: Subject, folder: pathlib.Path, *, seed: int,
+                      suite: str = '') -> Result:
   """Repairs by one approach, measures on the test split, and writes its folder; or reads it, if it is already there.
 
+  Args:
+    method, config: the approach, its resolved config.
+    subject: with its original model.
+    folder: of the results.
+    seed: of the approach and of the attack.
+    suite: name of the campaign, for the row.
   Raises:
     JaxfixError: the problem is malformed for every approach (`check_problem`), or the folder cannot be written.
   """
   key = jax.random.key(seed)
-  described, problem = describe_config(config), subject.problem
-  guided_by = {'class_importance': repr(problem.class_importance)} if 'class_importance' in method.needs else {}
-  if 'history' in method.needs:
-    guided_by['history'] = [fingerprint(epoch) for epoch in problem.history or ()]
-  identifier = record.run_id(described, seed, approach=method.name, subject=subject.name,
-                             original=fingerprint(problem.classifier), failures=problem.failures,
-                             split_sha256=dict(subject.split_sha256), source=subject.dataset_source, **guided_by)
+  described = describe_config(config)
+  identifier = identify(method, config, subject, seed)
   if (done := _finished(folder, identifier)) is not None:
     return done
   for name in ('result.json', 'repaired.safetensors', 'repaired.json', 'predictions.npz', 'trace.json'):
@@ -201,7 +217,7 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
         _log.info('%s', note)
       _log.info('seconds by phase %s', {k: round(v, 3) for k, v in repair.seconds.items()})
       _save(folder, repair, subject=subject.name, approach=method.name, run_id=identifier)
-      comparison = measure(subject, repair, key=jax.random.fold_in(key, _EVALUATION))
+      comparison = measure(subject, repair, key=jax.random.fold_in(key, EVALUATION))
       outcome, reason = _judge(comparison)
     except Unadaptable as e:
       outcome, reason = 'UNADAPTABLE', e.reason
@@ -213,9 +229,9 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
       _log.error('%s', traceback.format_exc())
     row = record.make_row(subject=subject, seed=seed, key=key, started=started, outcome=outcome, reason=reason,
                           method=method, config=described, repair=repair, comparison=comparison,
-                          identifier=identifier)
+                          identifier=identifier, suite=suite)
     _log.info('%s %s', outcome, row['outcome_reason'])
-  _write(folder, row, repair, comparison)
+  _write(folder, row, repair, comparison, subject.test.y)
   return _finished(folder, identifier)
 
 
@@ -237,7 +253,8 @@ def _save(folder: pathlib.Path, repair: Repair, **meta: str) -> None:
   checkpoint.save(folder / 'repaired.safetensors', repair.classifier, meta=meta)
 
 
-def _write(folder: pathlib.Path, row: dict[str, Any], repair: Repair | None, comparison: Comparison | None) -> None:
+def _write(folder: pathlib.Path, row: dict[str, Any], repair: Repair | None, comparison: Comparison | None,
+           labels: np.ndarray) -> None:
   """Everything but the record first: a killed run leaves a folder without a record, which is done again."""
   trace = {'curves': {}, 'selected': None, 'edits': [], 'solver': {}, 'notes': []}
   if repair is not None:
@@ -245,7 +262,7 @@ def _write(folder: pathlib.Path, row: dict[str, Any], repair: Repair | None, com
   write_json(folder / 'trace.json', trace)
   if comparison is not None:
     with replacing(folder / 'predictions.npz') as partial, open(partial, 'wb') as f:
-      np.savez(f, before=comparison.labels_before, after=comparison.labels_after)
+      np.savez(f, before=comparison.labels_before, after=comparison.labels_after, labels=labels.astype(np.int16))
   write_json(folder / 'result.json', row)
 
 

@@ -6,11 +6,12 @@ refused.
 import datetime
 import functools
 import importlib.metadata
+import inspect
 import math
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,7 +54,8 @@ def run_id(config: Mapping[str, Any], seed: int, **what: Any) -> str:
 
 def make_row(*, subject: Subject, seed: int, key: jax.Array, started: str, outcome: str, reason: str = '',
              method: Method | None = None, config: Mapping[str, Any] | None = None, repair: Repair | None = None,
-             comparison: Comparison | None = None, identifier: str = '', suite: str = '') -> dict[str, Any]:
+             comparison: Comparison | None = None, identifier: str = '', suite: str = '', postprocess: str = 'none'
+             ) -> dict[str, Any]:
   """The row of one repair, or, without `method`, of a comparison of two given models.
 
   Args:
@@ -65,6 +67,7 @@ def make_row(*, subject: Subject, seed: int, key: jax.Array, started: str, outco
     comparison: original against repaired on the test split; metrics are null without it.
     identifier: `run_id` of the run.
     suite: name of the campaign.
+    postprocess: 'none', or how original and repaired model were combined; then the category is 'postprocess'.
   Raises:
     BadInputError: the row breaks the schema or the accounting identity.
   """
@@ -74,7 +77,8 @@ def make_row(*, subject: Subject, seed: int, key: jax.Array, started: str, outco
   row = {
     'schema': SCHEMA, 'run_id': identifier, 'suite': suite,
     'approach': method.name if method else '', 'approach_code': method.code if method else '',
-    'category': method.level if method else '', 'postprocess': 'none', 'subject': subject.name,
+    'category': 'postprocess' if postprocess != 'none' else method.level if method else '', 'postprocess': postprocess,
+    'subject': subject.name,
     'published_subject': subject.published, 'seed': seed,
     'outcome': outcome, 'outcome_reason': ' '.join(reason.split()),
     'flags': list(comparison.flags if comparison else ()),
@@ -96,6 +100,36 @@ def make_row(*, subject: Subject, seed: int, key: jax.Array, started: str, outco
   row = jsonable(row)
   check_row(row)
   return {field: row[field] for group in FIELDS.values() for field in group}
+
+
+def blank_row() -> dict[str, Any]:
+  """A row of which only the code is known; every other field is null or empty."""
+  commit, dirty = git_state()
+  row = dict.fromkeys(field for group in FIELDS.values() for field in group)
+  return row | {'schema': SCHEMA, 'postprocess': 'none', 'published_subject': '', 'flags': [], 'config': {},
+                'split_sha256': {}, 'phase_seconds': {}, 'git_commit': commit, 'git_dirty': dirty,
+                'versions': versions(), 'host_cpu': host_cpu(), 'dataset_source': '', 'deterministic': False}
+
+
+def failed_row(facts: Mapping[str, Any], *, run_id: str, suite: str, seed: int, method: Method,
+               config: Mapping[str, Any], reason: str) -> dict[str, Any]:
+  """The FAILURE of a repair whose process could not write its row: it broke a limit, or died.
+
+  Args:
+    facts: a row of the same subject, or `blank_row()` with its name.
+    run_id, suite, seed, method, config: of the repair.
+    reason: one line.
+  Raises:
+    BadInputError: the row breaks the schema.
+  """
+  config, now = jsonable(dict(config)), utc_now()
+  row = dict(facts) | {
+    'run_id': run_id, 'suite': suite, 'approach': method.name, 'approach_code': method.code, 'category': method.level,
+    'seed': seed, 'outcome': 'FAILURE', 'outcome_reason': ' '.join(reason.split()), 'config': config,
+    'config_sha256': sha256_of_json(config), 'started_utc': now, 'ended_utc': now,
+    'deterministic': method.deterministic}
+  check_row(row)
+  return row
 
 
 def check_row(row: Mapping[str, Any]) -> None:
@@ -172,6 +206,16 @@ def _code() -> str:
   folder = pathlib.Path(jaxfix.__file__).parent
   return sha256_of_json({str(f.relative_to(folder)): sha256_of_bytes(f.read_bytes())
                          for f in sorted(folder.rglob('*.py'))})
+
+
+def code_beside(function: Callable) -> str | None:
+  """SHA-256 of the source file of a function from outside this package; None for one of this package (`_code`)."""
+  if function.__module__.partition('.')[0] == 'jaxfix':
+    return None
+  try:
+    return sha256_of_bytes(pathlib.Path(inspect.getsourcefile(function)).read_bytes())
+  except (OSError, TypeError):   # defined in no file
+    return function.__module__
 
 
 @functools.cache

@@ -1,0 +1,144 @@
+"""A study before it runs: which approaches, on which subjects, with which seeds, under which settings and limits.
+
+The plans that come with jaxfix are modules in `launch/configs/`, each with one `PLAN`; a plan of your own is a module
+of yours with the same.
+"""
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxfix import methods, subjects
+from jaxfix.errors import UnknownNameError, require
+from jaxfix.problem import FailureSource
+from jaxfix.recipe import Recipe
+
+# The study calls these self-contained: their failing samples come from the training data (`design/decisions.md`, 1).
+SELF_CONTAINED = ('apricot', 'editable', 'genmunn', 'care', 'inner', 'arachne')
+
+
+@dataclasses.dataclass(frozen=True)
+class SubjectPlan:
+  """One subject of a plan, and which original model of it is repaired.
+
+  Attributes:
+    name: see `jaxfix.subjects`.
+    model: file of the original; None trains one, in the folder of the study.
+    width: multiplies the channels of the subject's network.
+    recipe: of that training; None for the subject's own.
+    split_seed: of the splits and of that training.
+    class_importance: JSON file that replaces the subject's own class importance.
+  """
+  name: str
+  model: str | None = None
+  width: float = 1.
+  recipe: Recipe | None = None
+  split_seed: int = 0
+  class_importance: str | None = None
+
+  def __post_init__(self):
+    subjects.entry(self.name)
+    require(self.width > 0, f'{self.name}: width must be positive, got {self.width}.')
+
+  @property
+  def label(self) -> str:
+    """The subject's name in results; a network of another width is another subject, with no published counterpart."""
+    return self.name if self.width == 1 else f'{self.name}_w{self.width:g}'
+
+  @classmethod
+  def of(cls, fields: Mapping[str, Any]) -> 'SubjectPlan':
+    """The inverse of `dataclasses.asdict`."""
+    recipe = fields['recipe']
+    return cls(**{**fields, 'recipe': Recipe(**recipe) if recipe else None})
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A matrix of approaches x subjects x seeds.
+
+  Attributes:
+    name: of the campaign; rows carry it as `suite`.
+    subjects: in the order in which they are run.
+    methods: names of approaches; none: all that are installed.
+    seeds: of the repeats. The original and the splits stay the same.
+    settings: 'option' or 'method.option' -> value, on top of presets.
+    published: leave out the subjects' presets.
+    train_failures: approaches whose failing samples come from the training split; the others take the repair split.
+    postprocess: names in `jaxfix.postprocess`, applied to every repair.
+    attack_radii: multiples of the subject's radius at which attack success is measured besides.
+    time_limit_s, memory_limit_bytes: of a cell; None for none. What exceeds one is a FAILURE.
+    summary: one line.
+  """
+  name: str
+  subjects: tuple[SubjectPlan, ...]
+  methods: tuple[str, ...] = ()
+  seeds: tuple[int, ...] = (0, 1, 2)
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
+  published: bool = False
+  train_failures: tuple[str, ...] = SELF_CONTAINED
+  postprocess: tuple[str, ...] = ()
+  attack_radii: tuple[float, ...] = ()
+  time_limit_s: float | None = None
+  memory_limit_bytes: int | None = None
+  summary: str = ''
+
+  def __post_init__(self):
+    require(len(self.subjects) > 0, f'Plan {self.name!r} has no subjects.')
+    require(len(self.seeds) > 0 and min(self.seeds) >= 0, f'Plan {self.name!r} needs seeds, none negative.')
+    require(all(len(set(part)) == len(part) for part in (self.subjects, self.methods, self.seeds, self.postprocess)),
+            f'Plan {self.name!r} names a subject, approach, seed or post-processing twice.')
+    labels = [s.label for s in self.subjects]
+    require(len(set(labels)) == len(labels), f'Plan {self.name!r} has two subjects named alike: {", ".join(labels)}.')
+    require(all(r > 0 for r in self.attack_radii), f'Plan {self.name!r}: attack_radii must be positive.')
+    for limit in (self.time_limit_s, self.memory_limit_bytes):
+      require(limit is None or limit > 0, f'Plan {self.name!r}: a limit must be positive, got {limit}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One approach on one subject with one seed."""
+  subject: SubjectPlan
+  method: str
+  seed: int
+  failures: FailureSource
+
+  @property
+  def label(self) -> str:
+    """What progress lines call it, and its folder."""
+    return f'{self.subject.label}/{self.method}/seed{self.seed}'
+
+
+def cells(plan: Plan) -> tuple[Cell, ...]:
+  """Every cell, subject by subject, approach by approach.
+
+  Raises:
+    UnknownNameError: an approach is not installed.
+  """
+  names = plan.methods or methods.names()
+  for name in names:
+    methods.get(name)
+  return tuple(Cell(subject, name, seed, 'train' if name in plan.train_failures else 'repair')
+               for subject in plan.subjects for name in names for seed in plan.seeds)
+
+
+def restrict(plan: Plan, *, subject_names: Sequence[str] = (), models: Mapping[str, str] | None = None,
+             **changes: Any) -> Plan:
+  """The plan with some of its fields replaced, as asked for on a command line.
+
+  Args:
+    plan: as defined.
+    subject_names: keeps these of its subjects; none keeps all.
+    models: subject -> file of the original.
+    **changes: fields of `Plan`; those that are None or empty are left as they are. `settings` are added.
+  Raises:
+    UnknownNameError: the plan has no such subject.
+  """
+  known = {s.label: s for s in plan.subjects}
+  for name in (*subject_names, *(models or ())):
+    if name not in known:
+      raise UnknownNameError(f'subject of plan {plan.name}', name, known)
+  chosen = [known[name] for name in subject_names or known]
+  chosen = [dataclasses.replace(s, model=(models or {}).get(s.label, s.model)) for s in chosen]
+  given = {k: v for k, v in changes.items() if v is not None and v != ()}
+  given['settings'] = {**plan.settings, **changes.get('settings', {})}
+  return dataclasses.replace(plan, subjects=tuple(chosen), **given)

@@ -1,0 +1,98 @@
+"""What `launch.study` shows: the plan with an estimate, progress with the time left, and the outcomes."""
+import collections
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from jaxfix import methods
+from jaxfix.study.campaign import Watcher
+from jaxfix.study.estimate import Estimate, spoken
+from jaxfix.study.plan import Cell, Plan
+
+
+class View(contextlib.AbstractContextManager):
+  """The console of one study."""
+
+  def __init__(self, console: Console, plan: Plan, cells: Sequence[Cell], workers: int, estimate: Estimate):
+    self._console, self._plan, self._cells, self._workers = console, plan, cells, workers
+    self._estimate, self._left, self._running = estimate, {}, {}
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn('{task.description}'))
+    self._progress = Progress(*columns, console=console, transient=True)
+    self._task = self._progress.add_task('', total=len(cells))
+
+  def __enter__(self) -> 'View':
+    self._progress.start()
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    self._progress.stop()
+
+  def show_plan(self) -> None:
+    """Approaches x subjects, with what a cell is expected to take."""
+    subjects = [s.label for s in self._plan.subjects]
+    names = list(dict.fromkeys(c.method for c in self._cells))
+    table = Table(title=f'Plan {self._plan.name}: {len(names)} approaches x {len(subjects)} subjects x '
+                        f'{len(self._plan.seeds)} seeds = {len(self._cells)} cells', title_justify='left')
+    for name in ('approach', 'level', *subjects):
+      table.add_column(name)
+    first = {(c.method, c.subject.label): c for c in reversed(self._cells)}
+    for name in names:
+      each = [self._estimate.cell(first[name, s]) for s in subjects]
+      table.add_row(name, methods.get(name).level, *('?' if e is None else f'{spoken(e)} a seed' for e in each))
+    seconds, unknown = self._estimate.total(self._cells, self._workers)
+    table.caption = (f'About {spoken(seconds)} with {self._workers} at a time, from earlier results'
+                     + (f'; nothing is known of {unknown} cells' if unknown else '') if seconds is not None
+                     else 'Nothing like it has been run: the time is unknown.')
+    table.caption_justify = 'left'
+    self._console.print(table)
+
+  def watcher(self) -> Watcher:
+    """What the study tells."""
+    return Watcher(self._on_prepare, self._on_matrix, self._on_start, self._on_end)
+
+  def show_outcomes(self, rows: Sequence[Mapping[str, Any]], out: Any) -> None:
+    """How many cells came to what, and why some did not."""
+    repairs = [r for r in rows if r['postprocess'] == 'none']
+    counted = collections.Counter(r['outcome'] for r in repairs)
+    self._console.print(f'{len(repairs)} cells: ' + ', '.join(f'{n} {name}' for name, n in sorted(counted.items())))
+    reasons = collections.defaultdict(list)
+    for row in repairs:
+      if row['outcome'] in ('FAILURE', 'UNADAPTABLE'):
+        reasons[row['approach'], row['subject'], row['outcome'], row['outcome_reason']].append(str(row['seed']))
+    for (approach, subject, outcome, reason), seeds in reasons.items():
+      self._console.print(f'{outcome} {approach} on {subject}, seed {", ".join(seeds)}: {reason}', soft_wrap=True,
+                          highlight=False)
+    self._console.print(f'Results in {out}; make the report with: python -m launch.report --results={out} '
+                        f'--out={out}/report', soft_wrap=True, highlight=False)
+
+  def _on_prepare(self, subject: str) -> None:
+    self._progress.update(self._task, description=f'making {subject} ready')
+
+  def _on_matrix(self, every: Sequence[Cell], finished: Sequence[Cell]) -> None:
+    self._left = {c.label: c for c in every if c not in finished}
+    self._progress.update(self._task, completed=len(finished))
+    if finished:
+      self._console.print(f'{len(finished)} of {len(every)} cells are finished already.')
+
+  def _on_start(self, label: str) -> None:
+    self._running[label] = time.monotonic()
+    self._describe()
+
+  def _on_end(self, cell: Cell, row: Mapping[str, Any], seconds: float) -> None:
+    self._running.pop(cell.label, None)
+    self._left.pop(cell.label, None)
+    if seconds:
+      self._estimate.learn(cell.method, cell.subject.label, seconds)
+    self._progress.advance(self._task)
+    self._describe()
+    self._console.print(f'{cell.label}: {row["outcome"]}, {spoken(seconds)}', highlight=False)
+
+  def _describe(self) -> None:
+    seconds, _ = self._estimate.total(list(self._left.values()), self._workers)
+    self._progress.update(self._task, description=f'{spoken(seconds)} left; {", ".join(self._running)}')
