@@ -6,7 +6,7 @@ same figures as one flat mapping, which the study's tables have too, so that eac
 Decided here:
 - The seeds that finished share one outcome, OK or CORRUPTED by their *mean* accuracy (evaluation spec, section 7); that
   and the seeds which did not finish then vote, and a tie goes to the worse.
-- Of several rows with one approach, subject and seed the last one counts: a store is only ever appended to.
+- Of several rows with one approach, subject and seed (code or settings changed) the newest counts.
 - `asr_rel` is the mean of the seeds' own relative changes, since each seed attacks the original on its own inputs.
 """
 import collections
@@ -20,6 +20,8 @@ import numpy as np
 import scipy.stats
 
 from jaxfix import evaluate, methods
+from jaxfix.errors import UnknownNameError
+from jaxfix.statistics import Groups, groups
 from jaxfix.study import published as published_figures
 from jaxfix.study.published import Published
 from jaxfix.study.record import OUTCOMES
@@ -115,8 +117,9 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> tuple[Summary, ...]:
   """One summary an approach and subject, in `order`. Rows of post-processed models are left out."""
   cells = collections.defaultdict(dict)
   for row in rows:
-    if row['postprocess'] == 'none':
-      cells[row['approach'], row['subject']][row['seed']] = row
+    cell = cells[row['approach'], row['subject']] if row['postprocess'] == 'none' else {}
+    if row['seed'] not in cell or row['ended_utc'] >= cell[row['seed']]['ended_utc']:
+      cell[row['seed']] = row
   return order(_summary([by_seed[seed] for seed in sorted(by_seed)]) for by_seed in cells.values())
 
 
@@ -153,10 +156,11 @@ def _outcome(rows: Sequence[Mapping[str, Any]]) -> str:
 @functools.cache
 def title(approach: str, code: str) -> str:
   """Name of an approach for people: 'I-REPAIR'."""
-  if approach in methods.NAMES:
+  try:
     return methods.get(approach).title
-  known = published_figures.load().approaches
-  return known[code].title if code in known else approach
+  except UnknownNameError:   # rows of another installation
+    known = published_figures.load().approaches
+    return known[code].title if code in known else approach
 
 
 def order(summaries: Iterable[Summary]) -> tuple[Summary, ...]:
@@ -180,7 +184,7 @@ def subject_rank(published_subject: str, subject: str) -> tuple:
 
 
 def oriented(summaries: Iterable[Summary], column: str) -> dict[str, dict[str, list[float]]]:
-  """Values to compare: approach -> subject -> one value a repeat, larger is better.
+  """Values to compare: approach (registry key) -> subject -> one value a repeat, larger is better.
 
   Args:
     summaries: cells that are not OK are left out.
@@ -193,11 +197,17 @@ def oriented(summaries: Iterable[Summary], column: str) -> dict[str, dict[str, l
   seeds = sorted({seed for s in summaries for seed in s.seeds})
   values: dict[str, dict[str, list[float]]] = {}
   for s in summaries:
-    values.setdefault(s.key, {})
+    cells = values.setdefault(s.approach, {})
     have = s.by_seed.get(metric, {})
     if s.outcome == 'OK' and have:
-      values[s.key][s.subject] = [orient(metric, have[seed]) if seed in have else math.nan for seed in seeds]
+      cells[s.subject] = [orient(metric, have[seed]) if seed in have else math.nan for seed in seeds]
   return values
+
+
+def significance(summaries: Iterable[Summary], **options: Any) -> dict[str, Groups]:
+  """Column of `COMPARED` -> the groups of its approaches (registry keys); `options` as in `statistics.groups`."""
+  summaries = tuple(summaries)
+  return {column: groups(oriented(summaries, column), **options) for column in COMPARED}
 
 
 def orient(metric: str, value: float) -> float:

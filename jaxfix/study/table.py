@@ -138,14 +138,21 @@ def _with_published(table: Table) -> set[int]:
   return {k for row in table.rows for k, cell in enumerate(_unspanned(row)) if cell.published}
 
 
+def _numeric(table: Table) -> set[int]:
+  """Columns in which some cell has a number behind its text."""
+  return {k for row in table.rows for k, cell in enumerate(_unspanned(row)) if cell.sort is not None}
+
+
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 def to_markdown(table: Table) -> str:
   """A pipe table (GitHub's Markdown), with the caption above and the notes below; published figures in own columns."""
   double = _with_published(table)
-  headers = [name for k, column in enumerate(_flat_columns(table))
-             for name in ([column, f'{column} pub.'] if k in double else [column])]
-  lines = [_pipes(map(escape_markdown, headers)), _pipes(['---'] + ['---:'] * (len(headers) - 1))]
+  headers, alignments, numbers = [], [], _numeric(table)
+  for k, column in enumerate(_flat_columns(table)):
+    headers += [column, f'{column} pub.'] if k in double else [column]
+    alignments += ['---:' if k in numbers else '---'] * (1 + (k in double))
+  lines = [_pipes(map(escape_markdown, headers)), _pipes(alignments)]
   for row in table.rows:
     cells = []
     for k, cell in enumerate(_unspanned(row)):
@@ -224,6 +231,7 @@ def _attribute(text: str) -> str:
 
 # --- LaTeX ------------------------------------------------------------------------------------------------------------
 
+_LONG = 30   # characters beyond which a text breaks lines
 _WIDE = 9   # columns beyond which a table is scaled to the width of the text
 
 _LATEX = {'\\': r'\textbackslash{}', '{': r'\{', '}': r'\}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_',
@@ -234,9 +242,9 @@ _LATEX = {'\\': r'\textbackslash{}', '{': r'\{', '}': r'\}', '&': r'\&', '%': r'
 
 
 def to_latex(table: Table) -> str:
-  """A `table` environment for `booktabs` and `graphicx`, T1 font encoding; published figures on a second, small line."""
+  """A `table` environment for `booktabs` and `graphicx`, T1 font encoding; published figures on a small second line."""
   n = len(table.columns)
-  body = [r'\begin{tabular}{l' + 'r' * (n - 1) + '}', r'\toprule']
+  body = [rf'\begin{{tabular}}{{{_alignment(table)}}}', r'\toprule']
   if table.groups:
     body.append(' & '.join(rf'\multicolumn{{{k}}}{{c}}{{{escape_latex(name)}}}' for name, k in table.groups) + r' \\')
   body += [' & '.join(map(escape_latex, table.columns)) + r' \\', r'\midrule']
@@ -251,6 +259,14 @@ def to_latex(table: Table) -> str:
   return '\n'.join([r'\begin{table}', r'\centering\footnotesize', rf'\caption{{{escape_latex(table.caption)}}}',
                     rf'\label{{tab:{_label(table.id)}}}', *body, *(notes if table.notes else []),
                     r'\end{table}']) + '\n'
+
+
+def _alignment(table: Table) -> str:
+  """Numbers right, texts left; columns of long texts share most of the width and break lines."""
+  numbers, rows = _numeric(table), [_unspanned(row) for row in table.rows]
+  long = {k for row in rows for k, cell in enumerate(row) if len(cell.text) > _LONG} - numbers
+  width = rf'p{{{0.8 / max(1, len(long)):.2f}\textwidth}}'
+  return ''.join(width if k in long else 'r' if k in numbers else 'l' for k in range(len(table.columns)))
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -286,10 +302,10 @@ def _label(text: str) -> str:
 # --- CSV --------------------------------------------------------------------------------------------------------------
 
 def to_csv(table: Table) -> str:
-  """Texts as shown, then, where a column has them, ' published' texts and the unrounded ' value' (fraction, seconds)."""
+  """Texts as shown; where a column has them, also ' published' texts and the unrounded ' value' (fraction, seconds)."""
   rows = [_unspanned(row) for row in table.rows]
   double = _with_published(table)
-  numbers = {k for row in rows for k, cell in enumerate(row) if cell.sort is not None}
+  numbers = _numeric(table)
   parts: list[list[tuple[str, Callable[[Cell], str]]]] = [
     [('', lambda cell: cell.text)]
     + ([(' published', lambda cell: cell.published)] if k in double else [])

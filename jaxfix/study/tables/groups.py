@@ -1,0 +1,58 @@
+"""T3: which approaches differ significantly, as letters.
+
+Decided here: published letters rest on the study's subjects, so they stand beside ours only in a table over measured
+counterparts of these (T3). Where there are stand-ins too, T3.all is over all measured subjects, without published
+letters; it is T3 where there are only stand-ins.
+"""
+from collections.abc import Sequence
+
+from jaxfix.statistics import Groups
+from jaxfix.study.aggregate import COMPARED, Summary, significance
+from jaxfix.study.table import Cell, Table
+from jaxfix.study.tables.view import DAGGER, STAND_IN, View, rules
+
+_CONSTANT, _UNTESTED = DAGGER, STAND_IN   # the same signs with another meaning, said in the notes
+
+
+def significance_groups(v: View) -> list[Table]:
+  """The table or tables."""
+  counterparts = [s for s in v.summaries if s.published_subject and v.published]
+  tables = [_table(v, 'T3', counterparts, beside=True)] if counterparts else []
+  if len(counterparts) < len(v.summaries):
+    tables.append(_table(v, 'T3.all' if counterparts else 'T3', v.summaries, beside=False))
+  return tables
+
+
+def _table(v: View, name: str, summaries: Sequence[Summary], beside: bool) -> Table:
+  found = significance(summaries)
+  approaches = {s.key: s.approach for s in summaries}
+  lines = v.lines if beside else tuple(line for line in v.lines if line.key in approaches)
+  rows = [(Cell(line.label), *(_cell(found[column], approaches.get(line.key, ''),
+                                     v.published.letters.get(line.code, {}).get(column) if beside else None)
+                               for column in COMPARED)) for line in lines]
+  some = next(iter(found.values()))
+  subjects = ', '.join(dict.fromkeys(s.subject for s in summaries))
+  marks = {flag for g in found.values() for pair in g.pairs for flag in pair.flags}
+  notes = [f'Approaches that share a letter do not differ significantly; a is best. Compared over: {subjects}.',
+           'ACC, ASR and AAOD: relative change; TIME: logarithm of seconds. Only cells that are OK count.']
+  if beside:
+    notes.append('Second letters are published. Which samples and test the study used is not known: two displays are '
+                 'compared here, none is reproduced.')
+  if 'degenerate' in marks:
+    notes.append(f'{_CONSTANT}: differs from another approach without spread on either side: certain on this data.')
+  if 'untestable' in marks:
+    notes.append(f'{_UNTESTED}: some pair cannot be tested (too few repeats, no common subject); taken as equal.')
+  caption = (f'Significance groups: unit {some.unit}, two-sided {some.test.title()} t-tests at {some.alpha:g}, '
+             'Benjamini-Hochberg within each column')
+  return Table(name, caption, ('Approach', *(column.upper() for column in COMPARED)), tuple(rows), rules(lines), tuple(notes))
+
+
+def _cell(found: Groups, approach: str, printed: str | None) -> Cell:
+  second = '' if printed is None else printed or '-'
+  letters = found.letters.get(approach, '')
+  if not letters:
+    return Cell('not run', second, title='the approach has no row in these results')
+  flags = {flag for pair in found.pairs if approach in (pair.a, pair.b) for flag in pair.flags}
+  if letters == '-':
+    return Cell('-', second, title='no value, or no pair that could be tested')
+  return Cell(letters + _CONSTANT * ('degenerate' in flags) + _UNTESTED * ('untestable' in flags), second)

@@ -1,0 +1,79 @@
+"""T5: wall time of a repair. Seconds of different machines do not compare; ranks and ratios to one approach do.
+
+Decided here: printed as the study prints ('13h46m', '09m05s'), below ten seconds with a decimal ('3.2s'). Ratios are to
+FSGMix, or, where it was not measured or not published on a subject, to the first approach in the study's order that was
+both. Ranks are among the approaches with both figures.
+"""
+import math
+
+from jaxfix.study.aggregate import ORDER, ranks
+from jaxfix.study.table import Cell, Table, marked
+from jaxfix.study.tables.view import ABBREVIATED, Column, Line, View, legend, rules
+
+_REFERENCE = ('FM', *ORDER)
+
+
+def time_text(seconds: float) -> str:
+  """'13h46m' from an hour on, '09m05s' from ten seconds on, else '3.2s'; 'n/a' for NaN."""
+  if math.isnan(seconds):
+    return 'n/a'
+  if seconds < 9.95:
+    return f'{seconds:.1f}s'
+  whole = round(seconds)
+  if whole < 3600:
+    return f'{whole // 60:02d}m{whole % 60:02d}s'
+  minutes = round(seconds / 60)
+  return f'{minutes // 60:02d}h{minutes % 60:02d}m'
+
+
+def times(v: View) -> list[Table]:
+  """The wide table, and one a measured subject with ranks and ratios."""
+  rows = [[Cell(line.label), *(_cell(v, line, column, published=True) for column in v.columns)] for line in v.lines]
+  devices = sorted({f'{r["device_count"]} {r["device_kind"]}, {r["host_cpu"]}' for r in v.results.rows})
+  notes = (*legend(v), f'Mean wall time of the repair, compilation included, on: {"; ".join(devices)}.',
+           'Seconds measured on different hardware do not compare; ranks and ratios do.')
+  wide = Table('T5', 'Time of a repair', ('Approach', *(f'{c.title} [h:min or min:s]' for c in v.columns)),
+               marked(rows, dict.fromkeys(range(1, len(v.columns) + 1), -1)), rules(v.lines), notes,
+               formats=('html', 'tex', 'csv'))
+  return [wide, *(_subject_table(v, column, notes) for column in v.columns if column.subject)]
+
+
+def _cell(v: View, line: Line, column: Column, published: bool) -> Cell:
+  word, why = v.word(line, column)
+  printed = ''
+  if published and column.dataset:
+    printed = v.printed(line, column, 'seconds') or ABBREVIATED.get(v.published_outcome(line, column), '')
+  if word:
+    return Cell(ABBREVIATED[word], printed, title=why)
+  seconds = v.summary(line, column).mean('seconds')
+  return Cell(time_text(seconds), printed, sort=None if math.isnan(seconds) else seconds)
+
+
+def _subject_table(v: View, column: Column, notes: tuple[str, ...]) -> Table:
+  ours = {line.key: v.summary(line, column).mean('seconds') for line in v.lines if not v.word(line, column)[0]}
+  ours = {key: seconds for key, seconds in ours.items() if not math.isnan(seconds)}
+  theirs = {line.key: f.mean for line in v.lines if column.dataset and (f := v.figure(line, column, 'seconds'))}
+  both = [key for key in ours if key in theirs]
+  our_ranks, their_ranks = (ranks({k: side[k] for k in both}, 'seconds') for side in (ours, theirs))
+  reference = next((code for code in _REFERENCE if code in both), None)
+  headers = ['Approach', 'time [h:min or min:s]']
+  if column.dataset:
+    ratio = f'ratio to {reference}' if reference else 'ratio'
+    headers += ['time pub.', 'rank', 'rank pub.', ratio, f'{ratio} pub.']
+  elif v.published:
+    headers.append('published')
+  rows, lines = [], v.lines_of(column)
+  for line in lines:
+    cells = [Cell(line.label), _cell(v, line, column, published=False)]
+    if column.dataset:
+      cells.append(Cell(_cell(v, line, column, published=True).published))
+      for order in (our_ranks, their_ranks):
+        cells.append(Cell(f'{order[line.key]:g}') if line.key in order else Cell(''))
+      for side in (ours, theirs):
+        known = reference and line.key in both
+        cells.append(Cell(f'{side[line.key] / side[reference]:.3g}') if known else Cell(''))
+    elif v.published:
+      cells.append(Cell('no counterpart'))
+    rows.append(cells)
+  return Table(f'T5.{column.dataset or column.subject}', f'Time of a repair on {column.title}', tuple(headers),
+               marked(rows, {1: -1}), rules(lines), notes, formats=('md', 'csv'))
