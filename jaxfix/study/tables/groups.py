@@ -39,12 +39,13 @@ def _table(v: View, name: str, summaries: Sequence[Summary], beside: bool) -> Ta
     notes.append('Second letters are published. Which samples and test the study used is not known: two displays are '
                  'compared here, none is reproduced.')
   if 'degenerate' in marks:
-    notes.append(f'{_CONSTANT}: differs from another approach without spread on either side: certain on this data.')
+    notes.append(f'{_CONSTANT}: differs from another approach without any spread: certain on this data.')
   if 'untestable' in marks:
     notes.append(f'{_UNTESTED}: some pair cannot be tested (too few repeats, no common subject); taken as equal.')
   caption = (f'Significance groups: unit {some.unit}, two-sided {some.test.title()} t-tests at {some.alpha:g}, '
              'Benjamini-Hochberg within each column')
-  return Table(name, caption, ('Approach', *(column.upper() for column in COMPARED)), tuple(rows), rules(lines), tuple(notes))
+  return Table(name, caption, ('Approach', *(column.upper() for column in COMPARED)), tuple(rows), rules(lines),
+               tuple(notes))
 
 
 def _cell(found: Groups, approach: str, printed: str | None) -> Cell:
