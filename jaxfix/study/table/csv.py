@@ -14,7 +14,7 @@ def to_csv(table: Table) -> str:
   parts: list[list[tuple[str, Callable[[Cell], str]]]] = [
     [('', lambda cell: cell.text)]
     + ([(' published', lambda cell: cell.published)] if k in double else [])
-    + ([(' value', lambda cell: '' if cell.sort is None else repr(cell.sort))] if k in numbers else [])
+    + ([(' value', lambda cell: '' if cell.sort is None else f'{cell.sort:.12g}')] if k in numbers else [])
     for k in range(len(table.columns))]
   out = io.StringIO()
   writer = csv.writer(out, lineterminator='\n')

@@ -35,7 +35,7 @@ def _html_cell(cell: Cell, header: bool) -> str:
   if cell.span > 1:
     attributes += f' colspan="{cell.span}" class="word"'
   if cell.sort is not None and math.isfinite(cell.sort):
-    attributes += f' data-sort="{cell.sort!r}"'
+    attributes += f' data-sort="{cell.sort:.12g}"'
   if cell.title:
     attributes += f' title="{_attribute(cell.title)}"'
   element = {'best': 'strong', 'worst': 'em', '': ''}[cell.mark]

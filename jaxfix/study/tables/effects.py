@@ -52,7 +52,7 @@ def _wide(v: View, name: str, caption: str, shown, notes: Sequence[str]) -> Tabl
   return Table(
     name, caption, ('Approach', *(_HEADERS[m] for m in flat)),
     marked(rows, {k: BETTER[m] for k, m in enumerate(flat, start=1)}), rules(v.lines),
-    (*legend(v), *notes, *filter(None, (_originals(v, column) for column in v.columns))),
+    (*legend(v, v.columns), *notes, *filter(None, (_originals(v, column) for column in v.columns))),
     (('', 1), *((column.title, len(metrics[column])) for column in v.columns)), ('html', 'tex', 'csv'))
 
 
@@ -81,7 +81,7 @@ def _subject_table(v: View, name: str, caption: str, column: Column, metrics: Se
       cells.append(Cell('no counterpart'))
     rows.append(cells)
   return Table(f'{name}.{column.dataset or column.subject}', f'{caption} on {column.title}', tuple(headers),
-               marked(rows, better), rules(lines), (*legend(v), *notes, *filter(None, [_originals(v, column)])),
+               marked(rows, better), rules(lines), (*legend(v, [column]), *notes, *filter(None, [_originals(v, column)])),
                formats=('md', 'csv'))
 
 

@@ -32,15 +32,15 @@ def _table(v: View, name: str, summaries: Sequence[Summary], beside: bool) -> Ta
                                for column in COMPARED)) for line in lines]
   some = next(iter(found.values()))
   subjects = ', '.join(dict.fromkeys(s.subject for s in summaries))
-  marks = {flag for g in found.values() for pair in g.pairs for flag in pair.flags}
+  shown = ''.join(cell.text for row in rows for cell in row[1:])
   notes = [f'Approaches that share a letter do not differ significantly; a is best. Compared over: {subjects}.',
            'ACC, ASR and AAOD: relative change; TIME: logarithm of seconds. Only cells that are OK count.']
   if beside:
     notes.append('Second letters are published. Which samples and test the study used is not known: two displays are '
                  'compared here, none is reproduced.')
-  if 'degenerate' in marks:
+  if _CONSTANT in shown:
     notes.append(f'{_CONSTANT}: differs from another approach without any spread: certain on this data.')
-  if 'untestable' in marks:
+  if _UNTESTED in shown:
     notes.append(f'{_UNTESTED}: some pair cannot be tested (too few repeats, no common subject); taken as equal.')
   caption = (f'Significance groups: unit {some.unit}, two-sided {some.test.title()} t-tests at {some.alpha:g}, '
              'Benjamini-Hochberg within each column')
@@ -52,7 +52,7 @@ def _cell(found: Groups, approach: str, printed: str | None) -> Cell:
   second = '' if printed is None else printed or '-'
   letters = found.letters.get(approach, '')
   if not letters:
-    return Cell('not run', second, title='the approach has no row in these results')
+    return Cell('not run', second, title='no row for this approach on these subjects')
   flags = {flag for pair in found.pairs if approach in (pair.a, pair.b) for flag in pair.flags}
   if letters == '-':
     return Cell('-', second, title='no value, or no pair that could be tested')

@@ -30,10 +30,11 @@ def times(v: View) -> list[Table]:
   """The wide table, and one a measured subject with ranks and ratios."""
   rows = [[Cell(line.label), *(_cell(v, line, column, published=True) for column in v.columns)] for line in v.lines]
   devices = sorted({f'{r["device_count"]} {r["device_kind"]}, {r["host_cpu"]}' for r in v.results.rows})
-  notes = (*legend(v), f'Mean wall time of the repair, compilation included, on: {"; ".join(devices)}.',
+  notes = (f'Mean wall time of the repair, compilation included, on: {"; ".join(devices)}.',
            'Seconds measured on different hardware do not compare; ranks and ratios do.')
   wide = Table('T5', 'Time of a repair', ('Approach', *(f'{c.title} [h:min or min:s]' for c in v.columns)),
-               marked(rows, dict.fromkeys(range(1, len(v.columns) + 1), -1)), rules(v.lines), notes,
+               marked(rows, dict.fromkeys(range(1, len(v.columns) + 1), -1)), rules(v.lines),
+               (*legend(v, v.columns), *notes),
                formats=('html', 'tex', 'csv'))
   return [wide, *(_subject_table(v, column, notes) for column in v.columns if column.subject)]
 
@@ -66,14 +67,16 @@ def _subject_table(v: View, column: Column, notes: tuple[str, ...]) -> Table:
   for line in lines:
     cells = [Cell(line.label), _cell(v, line, column, published=False)]
     if column.dataset:
-      cells.append(Cell(_cell(v, line, column, published=True).published))
-      for order in (our_ranks, their_ranks):
-        cells.append(Cell(f'{order[line.key]:g}') if line.key in order else Cell(''))
-      for side in (ours, theirs):
-        known = reference and line.key in both
-        cells.append(Cell(f'{side[line.key] / side[reference]:.3g}') if known else Cell(''))
+      cells.append(Cell(_cell(v, line, column, published=True).published, sort=theirs.get(line.key)))
+      shared = line.key in both
+      cells += [_number(order[line.key], 'g') if shared else Cell('') for order in (our_ranks, their_ranks)]
+      cells += [_number(side[line.key] / side[reference], '.3g') if shared else Cell('') for side in (ours, theirs)]
     elif v.published:
       cells.append(Cell('no counterpart'))
     rows.append(cells)
   return Table(f'T5.{column.dataset or column.subject}', f'Time of a repair on {column.title}', tuple(headers),
-               marked(rows, {1: -1}), rules(lines), notes, formats=('md', 'csv'))
+               marked(rows, {1: -1}), rules(lines), (*legend(v, [column]), *notes), formats=('md', 'csv'))
+
+
+def _number(x: float, form: str) -> Cell:
+  return Cell(format(x, form), sort=x)

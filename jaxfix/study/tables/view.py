@@ -200,8 +200,9 @@ def paired_cells(v: View, line: Line, column: Column, metrics: Sequence[str],
   for k, metric in enumerate(metrics):
     cells.append(Cell(word if k == 0 else '', title=why if k == 0 else '') if word else text(summary, metric))
     if column.dataset:
-      printed = v.printed(line, column, metric)
-      cells.append(Cell(outcome if k == 0 and outcome != 'OK' else printed))
+      figure = v.figure(line, column, metric)
+      cells.append(Cell(v.printed(line, column, metric), sort=figure.mean) if figure else
+                   Cell(outcome if k == 0 and outcome != 'OK' else ''))
   return cells
 
 
@@ -234,18 +235,19 @@ def exceeds(difference: float, values: Sequence[float], published_std: float) ->
   return abs(difference) > 2 * math.sqrt(ours + theirs) + 1e-12   # rounding is no difference
 
 
-def legend(v: View) -> list[str]:
-  """Notes that explain what stands in the cells of any table of means."""
-  seeds = sorted({len(s.seeds) for s in v.summaries})
+def legend(v: View, columns: Sequence[Column]) -> list[str]:
+  """Notes that explain what stands in the cells of a table of means over these subjects."""
+  subjects = {c.subject for c in columns}
+  seeds = sorted({len(s.seeds) for s in v.summaries if s.subject in subjects})
   spread = ' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) if seeds else '0'
   notes = [f'Mean±std (population, ddof 0) over {spread} seed{"" if spread == "1" else "s"}; the top three of a '
            'column are bold, the bottom three italic.']
-  if any(c.dataset for c in v.columns):
+  if any(c.dataset for c in columns):
     notes.append('Second figures are published and were not measured here; '
                  f'{DAGGER} marks those that contradict others of the same paper.')
-  if any(not c.dataset for c in v.columns) and v.published:
+  if any(not c.dataset for c in columns) and v.published:
     notes.append(f'{STAND_IN}: stand-in; the study has no counterpart.')
-  constant = [line.key for line in v.lines if any(s.key == line.key and s.deterministic for s in v.summaries)]
+  constant = dict.fromkeys(s.key for s in v.summaries if s.deterministic and s.subject in subjects)
   if constant:
     notes.append(f'Deterministic, the seed changes nothing: {", ".join(constant)}.')
   return notes
