@@ -4,10 +4,7 @@
   P2 letters of significance groups     P5 inside each repair     P13 attack success against the radius
   P3 profiles                           P11 combined models
 """
-from collections.abc import Mapping
-
-from jaxfix.statistics import Groups, groups
-from jaxfix.study.aggregate import COMPARED, Summary, oriented, summarize
+from jaxfix.study.aggregate import significance, summarize
 from jaxfix.study.plots.attack import attack_curves
 from jaxfix.study.plots.combined import combinations
 from jaxfix.study.plots.curves import curves
@@ -32,14 +29,10 @@ def all_plots(results: Results, published: Published | None) -> tuple[Plot, ...]
     published: the study's tables, or None.
   """
   summaries, rows = summarize(results.rows), [r for r in results.rows if r['postprocess'] == 'none']
-  subjects = dict.fromkeys(s.subject for s in summaries)
+  subjects, groups = dict.fromkeys(s.subject for s in summaries), significance(summaries)
   plots = [
-    trade_off(summaries, published), letters_map(summaries, _groups(summaries), published), radar(summaries, published),
+    trade_off(summaries, published), letters_map(summaries, groups, published), radar(summaries, published),
     durations(summaries, rows, published), *(curves(s, results) for s in summaries),
     *(combinations(s, results.rows, published) for s in summaries), flips(summaries, rows),
     *(attack_curves(subject, summaries, results) for subject in subjects)]
   return tuple(p for p in plots if p is not None)
-
-
-def _groups(summaries: tuple[Summary, ...]) -> Mapping[str, Groups]:
-  return {column: groups(oriented(summaries, column)) for column in COMPARED}
