@@ -83,7 +83,7 @@ class Summary:
   def mean(self, metric: str) -> float:
     """Mean over the seeds; NaN where there is nothing."""
     values = self.values.get(metric, ())
-    return float(np.mean(values)) if values else math.nan
+    return math.fsum(values) / len(values) if values else math.nan
 
   def std(self, metric: str) -> float:
     """Population standard deviation over the seeds (ddof 0), as the study prints; NaN where there is nothing."""

@@ -4,7 +4,9 @@ Decided here: settings of the study that its tables do not hold (repeats, attack
 here as its paper and code have them. An approach whose options are not the defaults of its method, which are the
 published ones, is listed with what differs.
 """
+import collections
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,8 +88,10 @@ def _approaches(summaries: Sequence[Summary]) -> Deviation:
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> Deviation:
-  counts = sorted({len({r['seed'] for r in rows if (r['approach'], r['subject']) == cell})
-                   for cell in {(r['approach'], r['subject']) for r in rows}})
+  seeds = collections.defaultdict(set)
+  for row in rows:
+    seeds[row['approach'], row['subject']].add(row['seed'])
+  counts = sorted({len(found) for found in seeds.values()})
   text = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
   return Deviation('repeats', str(REPEATS), text, counts != [REPEATS])
 
@@ -139,6 +143,7 @@ def _options(rows: Sequence[Mapping[str, Any]]) -> list[Deviation]:
           for (approach, changed), where in sorted(found.items())]
 
 
+@functools.cache
 def _defaults(approach: str) -> dict[str, Any]:
   try:
     return jsonable(describe_config(methods.get(approach).config))

@@ -121,6 +121,8 @@ def flat_columns(table: Table) -> tuple[str, ...]:
 
 def unspanned(row: Sequence[Cell]) -> list[Cell]:
   """One cell a column: a spanning cell, then empty ones."""
+  if all(cell.span == 1 for cell in row):
+    return list(row)
   return [c for cell in row for c in (dataclasses.replace(cell, span=1), *[Cell('')] * (cell.span - 1))]
 
 

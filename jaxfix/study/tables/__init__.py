@@ -6,15 +6,17 @@ T5 are for HTML, LaTeX and CSV; in Markdown one table a subject takes their plac
 from jaxfix.study.published import Published
 from jaxfix.study.store import Results
 from jaxfix.study.table import Table
-from jaxfix.study.tables.agreement import agreement
-from jaxfix.study.tables.applicability import applicability
-from jaxfix.study.tables.averages import category_averages
-from jaxfix.study.tables.effects import effectiveness, properties
-from jaxfix.study.tables.groups import significance_groups
-from jaxfix.study.tables.postprocessing import postprocessing
-from jaxfix.study.tables.subjects import subjects
-from jaxfix.study.tables.timing import times
-from jaxfix.study.tables.view import view
+from jaxfix.study.tables import (
+  agreement,
+  applicability,
+  averages,
+  effects,
+  groups,
+  postprocessing,
+  subjects,
+  timing,
+)
+from jaxfix.study.tables.view import lay_out
 
 __all__ = ('all_tables',)
 
@@ -26,9 +28,10 @@ def all_tables(results: Results, published: Published | None = None) -> tuple[Ta
     results: of a store.
     published: the study's figures to stand beside; None for the measured ones alone.
   """
-  v = view(results, published)
+  v = lay_out(results, published)
   tables = []
   if v.summaries:
-    tables = [table for make in (subjects, effectiveness, significance_groups, properties, times, applicability,
-                                 category_averages, agreement) for table in make(v)]
-  return (*tables, *postprocessing(results, published))
+    tables = [table for make in (
+      subjects.subjects, effects.effectiveness, groups.significance_groups, effects.properties, timing.times,
+      applicability.applicability, averages.category_averages, agreement.agreement) for table in make(v)]
+  return (*tables, *postprocessing.postprocessing(results, published))

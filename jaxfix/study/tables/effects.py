@@ -80,9 +80,9 @@ def _subject_table(v: View, name: str, caption: str, column: Column, metrics: Se
     elif v.published:
       cells.append(Cell('no counterpart'))
     rows.append(cells)
+  notes = (*legend(v, [column]), *notes, *filter(None, [_originals(v, column)]))
   return Table(f'{name}.{column.dataset or column.subject}', f'{caption} on {column.title}', tuple(headers),
-               marked(rows, better), rules(lines), (*legend(v, [column]), *notes, *filter(None, [_originals(v, column)])),
-               formats=('md', 'csv'))
+               marked(rows, better), rules(lines), notes, formats=('md', 'csv'))
 
 
 def _originals(v: View, column: Column) -> str:

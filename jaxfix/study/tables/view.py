@@ -114,7 +114,7 @@ class View:
     return self.lines if column.dataset else tuple(line for line in self.lines if line.key in self._measured)
 
 
-def view(results: Results, published: Published | None) -> View:
+def lay_out(results: Results, published: Published | None) -> View:
   """Lines and columns of the tables."""
   summaries = summarize(results.rows)
   measured = sorted({(s.published_subject if published else '', s.subject) for s in summaries},
