@@ -72,6 +72,15 @@ class Classifier:
     """Logits `[n, c]` of raw inputs `[n, *input_shape]`, in evaluation mode. Pure: use it under `jit` and `vmap`."""
     return self.logits_of_normalized(self.normalize(x))
 
+  def for_samples(self, index: np.ndarray | jax.Array) -> 'Classifier':
+    """The classifier for a batch of samples with these numbers `[n]`; differs where a model draws noise by sample."""
+    return self
+
+  @property
+  def surrogate(self) -> 'Classifier':
+    """What an attack differentiates; differs where a model has no useful gradient, or noise that it must not know."""
+    return self
+
 
 def create(module: nn.Module, *, input_shape: Sequence[int], num_classes: int, key: jax.Array,
            mean: Sequence[float] = (0.,), std: Sequence[float] = (1.,)) -> Classifier:

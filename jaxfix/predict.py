@@ -43,8 +43,9 @@ def _run(function, classifier: Classifier, x: Any, batch_size: int, axis: int) -
   batch_size = devices.round_up(batch_size, devices.data_mesh().size)
   classifier = devices.replicate(classifier)
   out = []
-  for batch, count in padded_batches(x, batch_size):
-    result = jax.device_get(function(classifier, devices.shard_batch(batch)))
+  for i, (batch, count) in enumerate(padded_batches(x, batch_size)):
+    numbers = np.arange(i * batch_size, (i + 1) * batch_size, dtype=np.uint32)
+    result = jax.device_get(function(classifier.for_samples(numbers), devices.shard_batch(batch)))
     out.append(np.take(result, range(count), axis=axis))
   return np.concatenate(out, axis=axis)
 

@@ -249,9 +249,10 @@ def _ball(classifier: Classifier, z: np.ndarray, pgd: PGD) -> _Ball:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-  """One padded batch on the devices: inputs, labels, and the starting points of each restart."""
+  """One padded batch on the devices: inputs, labels, sample numbers, and the starting points of each restart."""
   z: jax.Array
   y: jax.Array
+  index: jax.Array
   starts: tuple[jax.Array, ...]
 
 
@@ -267,7 +268,7 @@ def _prepare(classifier: Classifier, z: np.ndarray, y: np.ndarray, index: np.nda
     zb, yb, ib = (devices.shard_batch(part) for part, _ in parts)
     keys = [devices.replicate(jax.random.fold_in(key, r)) for r in range(pgd.restarts)]
     starts = [_start(k, ib, zb, ball, norm=pgd.norm) if pgd.random_start else zb for k in keys]
-    batches.append(_Batch(zb, yb, tuple(starts)))
+    batches.append(_Batch(zb, yb, ib, tuple(starts)))
   return ball, batches
 
 
@@ -275,9 +276,10 @@ def _run(classifier: Classifier, inputs: tuple[_Ball, list[_Batch]], pgd: PGD
          ) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
   """Success and finiteness of every (padded) row, and where each batch ended."""
   ball, batches = inputs
-  descend = functools.partial(_descend, devices.replicate(classifier), **_statics(pgd))
+  classifier = devices.replicate(classifier)
 
   def attack_batch(batch):
+    descend = functools.partial(_descend, classifier.for_samples(batch.index), **_statics(pgd))
     success, finite, end = descend(batch.z, batch.y, batch.starts[0], ball)
     for start in batch.starts[1:]:
       again = descend(batch.z, batch.y, start, ball)
@@ -308,7 +310,7 @@ def _descend(classifier: Classifier, z: jax.Array, y: jax.Array, start: jax.Arra
   target = jax.nn.one_hot(y, classifier.num_classes)
 
   def loss(x):
-    logits = classifier.logits_of_normalized(x)
+    logits = classifier.surrogate.logits_of_normalized(x)
     return -jnp.sum(target * jax.nn.log_softmax(jax.nn.softmax(logits) if probs else logits))
 
   def step(x, _):
