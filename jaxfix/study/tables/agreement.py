@@ -35,9 +35,10 @@ def agreement(v: View) -> list[Table]:
                  Cell(signs, sort=_finite(m.equal_signs)), _count(m.num_cells), _cell(m.kappa), _count(m.num_pairs),
                  _count(m.num_left_out)))
   equal = 'n/a' if math.isnan(found.equal_outcomes) else f'{100 * found.equal_outcomes:.0f} %'
+  names = ', '.join(f'{approach} on {subject}' for approach, subject in found.left_out)
+  left_out = f'{len(found.left_out)} ({names})' if names else '0'
   notes = (f'Equal outcomes: {equal} of {found.num_outcomes} cells that both have.',
-           f'{len(found.left_out)} published cells that contradict others of their paper are left out where they do'
-           f'{": " if found.left_out else ""}{", ".join(f"{a} on {s}" for a, s in found.left_out)}.',
+           f'Published cells left out where they contradict others of their paper: {left_out}.',
            'Only cells that are OK on both sides count. ACC, ASR and AAOD compare relative changes, TIME ranks. n/a: '
            'fewer than three approaches, no spread, or no letters.')
   tables = [Table('T8', 'Agreement with the published figures', _COLUMNS, tuple(rows), notes=notes)]
