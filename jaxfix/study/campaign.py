@@ -75,7 +75,8 @@ def run(plan: Plan, *, out: str | os.PathLike, executor: Executor, data_dir: str
   Raises:
     UnknownNameError, BadInputError: see `check`.
     OutputError: the store cannot be written.
-    JaxfixError: no subject could be made ready; the message is that of the first one.
+    JaxfixError: no subject could be made ready (the message is that of the first one), or a worker could not load or
+      write what it must: every further cell would fail alike.
   """
   every, watcher = check(plan), watcher or Watcher()
   place = {'out': str(pathlib.Path(out).absolute()), 'data_dir': data_dir}
@@ -97,14 +98,16 @@ def run(plan: Plan, *, out: str | os.PathLike, executor: Executor, data_dir: str
     if retry_failures:
       for cell in pending.values():
         (pathlib.Path(out) / 'cells' / cell.label / 'result.json').unlink(missing_ok=True)
-    tasks = [Task(c.label, c.subject.label, _RUN, {**place, **_shared(plan, c, chosen), 'label': c.label,
-                                                  'suite': plan.name, 'postprocessing': plan.postprocess,
-                                                  'attack_radii': plan.attack_radii,
-                                                  'subject': dataclasses.asdict(c.subject)},
+    same = {**place, 'suite': plan.name, 'postprocessing': plan.postprocess, 'attack_radii': plan.attack_radii}
+    tasks = [Task(c.label, c.subject.label, _RUN,
+                  {**same, **_shared(plan, c, chosen), 'label': c.label, 'run_id': run_ids[c],
+                   'subject': dataclasses.asdict(c.subject)},
                   plan.time_limit_s, plan.memory_limit_bytes) for c in pending.values()]
     answers = executor.run(tasks, on_start=lambda task: watcher.on_start(task.name))
     for done in answers:
       cell = pending[done.task.name]
+      if done.kind == 'user_error':
+        raise JaxfixError(done.error)
       row = _keep(store, done, cell, run_ids[cell], plan, ready[cell.subject.label].value['facts'])
       watcher.on_end(cell, row, done.seconds)
     wanted = {i for run_id in run_ids.values() for i in (run_id, *_postprocess_ids(run_id, plan))}

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxfix import history, methods, postprocess, subjects
-from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, JaxfixError
+from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, NoFailingSamplesError, require
 from jaxfix.evaluate import PGD, outcome
 from jaxfix.evaluate.robustness import attack_success
 from jaxfix.files import read_json, replacing, write_json
@@ -49,7 +49,7 @@ def prepare(*, subject: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], *
   return {'run_ids': run_ids, 'facts': facts}
 
 
-def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: str, suite: str,
+def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: str, run_id: str, suite: str,
         postprocessing: Sequence[str], attack_radii: Sequence[float], **cell: Any) -> list[dict[str, Any]]:
   """Carries out a cell, or reads what is there of it already.
 
@@ -58,6 +58,7 @@ def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: st
     out: folder of the study.
     data_dir: where local data lies.
     label: of the cell, its folder below `OUT/cells`.
+    run_id: what `prepare` named it.
     suite: name of the campaign.
     postprocessing: names in `jaxfix.postprocess`.
     attack_radii: multiples of the subject's radius.
@@ -65,17 +66,23 @@ def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: st
   Returns:
     One record for the repair, then one for each post-processing, unless there is no repaired model: `row`,
     `trace` (or None), and the path of the `predictions` (or None).
+  Raises:
+    BadInputError: the cell would be another one by now: its code or its data changed while the study ran.
+    JaxfixError: the subject cannot be loaded, or the folder cannot be written.
   """
   place = {'out': out, 'data_dir': data_dir}
   method, config, prepared = _resolved(_load(json.dumps(subject), **place), subject, place, **cell)
   folder, seed = pathlib.Path(out) / 'cells' / label, cell['seed']
+  require(job.identify(method, config, prepared, seed) == run_id,
+          f'{label}: the source of jaxfix, an original or its data changed while the study ran. Run the same command '
+          'again: what is finished under the old one stays in the store.')
   key = jax.random.key(seed)
   try:
     result = job.repair_and_record(method, config, prepared, folder, seed=seed, suite=suite)
-  except JaxfixError as e:   # the problem is malformed for every approach; in a study that is an outcome too
+  except (BadInputError, NoFailingSamplesError) as e:   # malformed for every approach; in a study an outcome too
     row = record.make_row(subject=prepared, seed=seed, key=key, started=record.utc_now(), outcome='FAILURE',
                           reason=f'input: {e}', method=method, config=describe_config(config), suite=suite,
-                          identifier=job.identify(method, config, prepared, seed))
+                          identifier=run_id)
     return [{'row': row, 'trace': None, 'predictions': None}]
   trace = {**result.trace, 'edits': len(result.trace['edits']), 'asr_curve': None}
   del trace['solver']
@@ -186,8 +193,8 @@ def _combined(folder: pathlib.Path, name: str, method: Method, subject: Subject,
     row = record.make_row(outcome='FAILURE', reason=f'postprocess: {type(e).__name__}: {e}',
                           config={'repair': base['run_id']}, **common)
     return {'row': row, 'trace': None, 'predictions': None}
-  counts = comparison.counts
-  row = record.make_row(outcome=outcome(counts.acc_original, [counts.acc]), repair=Repair(repaired),
+  counts, seconds = comparison.counts, {'fit': fitted.pop('fit_seconds')}
+  row = record.make_row(outcome=outcome(counts.acc_original, [counts.acc]), repair=Repair(repaired, seconds=seconds),
                         config={'repair': base['run_id'], **fitted}, comparison=comparison, **common)
   with replacing(predictions) as partial, open(partial, 'wb') as f:
     np.savez(f, before=comparison.labels_before, after=comparison.labels_after, labels=subject.test.y.astype(np.int16))

@@ -43,6 +43,8 @@ FIELDS = {
 }
 """Groups of fields, in the order in which a row prints them."""
 
+VOLATILE = ('repair_seconds', 'compile_seconds', 'phase_seconds', 'peak_memory_bytes', 'started_utc', 'ended_utc')
+"""Fields that may differ between two runs of the same thing, on the same device and versions."""
 OUTCOMES = ('OK', 'CORRUPTED', 'FAILURE', 'UNADAPTABLE')
 _METRICS = tuple(f for f in FIELDS['metrics'] if f not in ('corruption_acc', 'certificate'))
 

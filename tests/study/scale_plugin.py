@@ -27,4 +27,5 @@ def repair(problem, config, key):
 
 METHOD = Method(name='scale', title='Scale', code='', level='neuron', config=Config(), repair=repair,
                 changes='the last bias', guarantee='none', source='a test', summary='moves the last bias')
-METHODS = (METHOD, dataclasses.replace(METHOD, name='needy', needs=('class_importance',)))
+METHODS = (METHOD, dataclasses.replace(METHOD, name='needy', needs=('class_importance',)),
+           dataclasses.replace(METHOD, name='remembering', needs=('history',)))

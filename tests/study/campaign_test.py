@@ -1,0 +1,202 @@
+"""A study: every cell once, whatever fails or is killed; the same rows whoever does the work."""
+import contextlib
+import dataclasses
+import importlib
+import pathlib
+import shutil
+import tempfile
+from unittest import mock
+
+import pytest
+from absl.testing import absltest
+
+from jaxfix import methods
+from jaxfix.errors import JaxfixError
+from jaxfix.files import jsonable
+from jaxfix.recipe import Recipe
+from jaxfix.study import campaign, cell, record, store
+from jaxfix.study.executor import Done, LocalExecutor
+from jaxfix.study.plan import Plan, SubjectPlan
+
+_PLUGIN = 'tests.study.scale_plugin'
+_SUBJECT = SubjectPlan('digits_mlp', recipe=Recipe(epochs=2, learning_rate=3e-3))
+_PLAN = Plan('tiny', (_SUBJECT,), ('scale', 'needy', 'remembering'), (0, 1), postprocess=('sv', 'us'),
+             attack_radii=(0.5, 1.), train_failures=())
+
+
+class Here:
+  """An executor in this process; `spoil` may replace what came of a task, or raise."""
+
+  def __init__(self, spoil=lambda done: done):
+    self.spoil, self.done = spoil, []
+
+  def run(self, tasks, *, on_start):
+    for task in tasks:
+      on_start(task)
+      module, function = task.function.split(':')
+      try:
+        value = jsonable(getattr(importlib.import_module(module), function)(**jsonable(dict(task.arguments))))
+        done = Done(task, value, seconds=1.)
+      except JaxfixError as e:
+        done = Done(task, error=str(e), kind='user_error')
+      done = self.spoil(done)
+      self.done.append(task.name)
+      yield done
+
+
+def _steady(rows):
+  """Run id -> what two runs must agree on."""
+  return {r['run_id']: {k: v for k, v in r.items() if k not in record.VOLATILE} for r in rows}
+
+
+class CampaignTest(absltest.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    methods.load_plugin(_PLUGIN)
+    folder = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(folder.cleanup)
+    cls.reference = pathlib.Path(folder.name) / 'reference'
+    cls.undisturbed = Here()
+    cls.rows = campaign.run(_PLAN, out=cls.reference, executor=cls.undisturbed)
+
+  def setUp(self):
+    super().setUp()
+    cell._load.cache_clear()
+    self.out = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / 'study'
+
+  def test_every_cell_has_its_row_and_what_lies_beside_it(self):
+    results = store.read(self.reference)
+    by_cell = {(r['approach'], r['seed'], r['postprocess']): r for r in results.rows}
+    self.assertCountEqual(by_cell, [
+      *((a, s, 'none') for a in _PLAN.methods for s in (0, 1)),
+      *((a, s, p) for a in ('scale', 'remembering') for s in (0, 1) for p in _PLAN.postprocess)])
+    self.assertEqual({r['outcome'] for (a, _, _), r in by_cell.items() if a != 'needy'}, {'OK'})
+    self.assertEqual(by_cell['needy', 0, 'none']['outcome'], 'UNADAPTABLE')
+    # The history that the third approach needs is that of the training in the study's folder.
+    self.assertEqual({r['suite'] for r in results.rows}, {'tiny'})
+    row = by_cell['scale', 1, 'none']
+    trace, predictions = results.trace(row['run_id']), results.predictions(row['run_id'])
+    self.assertEqual(trace['curves'], {'loss': [1., 0.5]})
+    right = (predictions['after'] == predictions['labels']).sum()
+    self.assertEqual(right, row['counts']['both_right'] + row['counts']['fixed'])
+    curve = trace['asr_curve']
+    self.assertEqual(curve['n'], row['asr_n'])
+    self.assertAlmostEqual(curve['repaired'][1], row['asr'])   # the row's own radius: the same inputs and starts
+    self.assertLessEqual(curve['original'][0], curve['original'][1])
+    combined = by_cell['scale', 1, 'us']
+    self.assertEqual((combined['category'], combined['config']['repair']), ('postprocess', row['run_id']))
+    self.assertGreater(combined['config']['fitted']['temperature'], 0)
+
+  def test_again_repeats_nothing(self):
+    shutil.copytree(self.reference, self.out)
+    with mock.patch.object(cell, 'run', side_effect=AssertionError('a finished cell was run again')):
+      rows = campaign.run(_PLAN, out=self.out, executor=Here())
+    self.assertEqual(_steady(rows), _steady(self.rows))
+    self.assertEqual((self.out / store.FILE).read_bytes(), (self.reference / store.FILE).read_bytes())
+
+  def test_a_row_that_was_lost_is_read_from_its_folder(self):
+    """Killed between the cell's own record and the store."""
+    shutil.copytree(self.reference, self.out)
+    (self.out / store.FILE).unlink()
+    with mock.patch.object(methods, 'run', side_effect=AssertionError('repaired again')):
+      rows = campaign.run(dataclasses.replace(_PLAN, methods=('scale', 'needy')), out=self.out, executor=Here())
+    self.assertEqual(_steady(rows), {k: v for k, v in _steady(self.rows).items() if v['approach'] != 'remembering'})
+
+  def test_more_seeds_and_approaches_are_added(self):
+    part = dataclasses.replace(_PLAN, methods=('scale',), seeds=(1,), postprocess=('sv',))
+    campaign.run(part, out=self.out, executor=Here())
+    executor = Here()
+    rows = campaign.run(dataclasses.replace(_PLAN, methods=('scale',)), out=self.out, executor=executor)
+    expected = {k: v for k, v in _steady(self.rows).items() if v['approach'] == 'scale'}
+    self.assertEqual({k: v | {'config': 0, 'config_sha256': 0} for k, v in _steady(rows).items()},
+                     {k: v | {'config': 0, 'config_sha256': 0} for k, v in expected.items()})
+    self.assertLen((self.out / store.FILE).read_text().splitlines(), len(rows))
+
+  def test_a_cell_that_is_lost_is_a_failure_and_can_be_tried_again(self):
+    def spoil(done):
+      if done.task.name.endswith('scale/seed0'):
+        return Done(done.task, error='time_limit: not finished after 1 s', kind='time_limit')
+      return done
+
+    plan = dataclasses.replace(_PLAN, methods=('scale', 'needy'))
+    rows = campaign.run(plan, out=self.out, executor=Here(spoil))
+    lost, = (r for r in rows if r['approach'] == 'scale' and r['seed'] == 0)
+    self.assertEqual((lost['outcome'], lost['outcome_reason']), ('FAILURE', 'time_limit: not finished after 1 s'))
+    self.assertEqual(lost['n_test'], next(r for r in rows if r['seed'] == 1)['n_test'])
+    again = Here()
+    self.assertEqual(campaign.run(plan, out=self.out, executor=again), rows)
+    self.assertEqual(again.done, ['digits_mlp'])   # only made ready: failures stay, unless they are asked for
+    rows = campaign.run(plan, out=self.out, executor=Here(), retry_failures=True)
+    self.assertEqual(_steady(rows), {k: v for k, v in _steady(self.rows).items() if v['approach'] != 'remembering'})
+
+  def test_a_subject_without_data_does_not_stop_the_others(self):
+    plan = dataclasses.replace(_PLAN, methods=('needy',), subjects=(SubjectPlan('imagenet_densenet121'), _SUBJECT))
+    rows = campaign.run(plan, out=self.out, executor=Here(), data_dir=str(self.out))
+    outcomes = {(r['subject'], r['outcome']) for r in rows}
+    self.assertEqual(outcomes, {('imagenet_densenet121', 'FAILURE'), ('digits_mlp', 'UNADAPTABLE')})
+    self.assertRegex(next(r for r in rows if r['outcome'] == 'FAILURE')['outcome_reason'], '^subject: ')
+    self.assertEqual(store.read(self.out).rows, tuple(sorted(
+      rows, key=lambda r: (r['subject'], r['approach'], r['seed']))))
+    with self.assertRaisesRegex(JaxfixError, 'imagenet'):
+      campaign.run(dataclasses.replace(plan, subjects=plan.subjects[:1]), out=self.out, executor=Here(),
+                   data_dir=str(self.out))
+
+  def test_cut_off_after_every_write(self):
+    """Nothing is lost or repeated wherever the work stops; here by an exception at each file that is written."""
+    plan = dataclasses.replace(_PLAN, methods=('scale', 'needy'), seeds=(0,), postprocess=('sv',))
+    expected = {k: v for k, v in _steady(self.rows).items()
+                if v['approach'] != 'remembering' and v['seed'] == 0 and v['postprocess'] != 'us'}
+    campaign.run(dataclasses.replace(plan, methods=('needy',)), out=self.out, executor=Here())   # trains the original
+    (self.out / store.FILE).unlink()
+    writes, cuts = 0, 0
+
+    def stop(*arguments):
+      nonlocal writes
+      writes -= 1
+      if writes < 0:
+        raise _Killed
+
+    while True:
+      writes = cuts
+      with contextlib.suppress(_Killed), mock.patch('os.fsync', stop):
+        rows = campaign.run(plan, out=self.out, executor=Here())
+        break
+      cuts += 1
+    self.assertGreater(cuts, 5)
+    self.assertEqual(_steady(rows), expected)
+    self.assertLen((self.out / store.FILE).read_text().splitlines(), len(rows))
+
+  def test_what_changes_while_it_runs_stops_it(self):
+    class Stale(Here):
+      def run(self, tasks, *, on_start):
+        old = [dataclasses.replace(t, arguments=t.arguments | {'run_id': 'f' * 16}) if 'run_id' in t.arguments else t
+               for t in tasks]
+        return super().run(old, on_start=on_start)
+
+    with self.assertRaisesRegex(JaxfixError, 'changed while the study ran'):
+      campaign.run(_PLAN, out=self.out, executor=Stale())
+    self.assertEqual(store.read(self.out).rows, ())
+
+  def test_processes_are_told_what_they_need(self):
+    """Plugins, plan and places; an approach that stops before work needs no compilation."""
+    shutil.copytree(self.reference / 'originals', self.out / 'originals')
+    plan = dataclasses.replace(_PLAN, methods=('needy',))
+    rows = campaign.run(plan, out=self.out, executor=LocalExecutor(1, plugins=(_PLUGIN,)))
+    self.assertEqual(_steady(rows), {k: v for k, v in _steady(self.rows).items() if v['approach'] == 'needy'})
+
+  @pytest.mark.slow
+  def test_processes_give_the_same_rows(self):
+    """Two workers, which compile and load apart from this process."""
+    shutil.copytree(self.reference / 'originals', self.out / 'originals')
+    rows = campaign.run(_PLAN, out=self.out, executor=LocalExecutor(2, plugins=(_PLUGIN,)))
+    self.assertEqual(_steady(rows), _steady(self.rows))
+
+
+class _Killed(BaseException):
+  """As little caught by the code under test as a signal."""
+
+
+if __name__ == '__main__':
+  absltest.main()
