@@ -37,8 +37,9 @@ class View(contextlib.AbstractContextManager):
     """Approaches x subjects, with what a cell is expected to take."""
     subjects = [s.label for s in self._plan.subjects]
     names = list(dict.fromkeys(c.method for c in self._cells))
-    table = Table(title=f'Plan {self._plan.name}: {len(names)} approaches x {len(subjects)} subjects x '
-                        f'{len(self._plan.seeds)} seeds = {len(self._cells)} cells', title_justify='left')
+    self._console.print(f'Plan {self._plan.name}: {len(names)} approaches x {len(subjects)} subjects x '
+                        f'{len(self._plan.seeds)} seeds = {len(self._cells)} cells', highlight=False)
+    table = Table()
     for name in ('approach', 'level', *subjects):
       table.add_column(name)
     first = {(c.method, c.subject.label): c for c in reversed(self._cells)}
@@ -46,11 +47,13 @@ class View(contextlib.AbstractContextManager):
       each = [self._estimate.cell(first[name, s]) for s in subjects]
       table.add_row(name, methods.get(name).level, *('?' if e is None else f'{spoken(e)} a seed' for e in each))
     seconds, unknown = self._estimate.total(self._cells, self._workers)
-    table.caption = (f'About {spoken(seconds)} with {self._workers} at a time, from earlier results'
-                     + (f'; nothing is known of {unknown} cells' if unknown else '') if seconds is not None
-                     else 'Nothing like it has been run: the time is unknown.')
-    table.caption_justify = 'left'
     self._console.print(table)
+    if seconds is None:
+      self._console.print('Nothing like it has been run: the time is unknown.')
+    else:
+      doubt = f'; nothing is known of {unknown} cells' if unknown else ''
+      self._console.print(f'About {spoken(seconds)} with {self._workers} at a time, from earlier results{doubt}.',
+                          highlight=False)
 
   def watcher(self) -> Watcher:
     """What the study tells."""
