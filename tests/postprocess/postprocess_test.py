@@ -6,10 +6,11 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from jaxfix import clock, errors, evaluate, models, postprocess, predict
-from jaxfix.classifier import Classifier, fingerprint
+from jaxfix.classifier import create, fingerprint
 from jaxfix.evaluate import PGD, robustness
 from jaxfix.postprocess import NAMES, Config, rules
 from jaxfix.problem import Problem, Split, Subject
@@ -67,13 +68,13 @@ class ScoresTest(parameterized.TestCase):
     np.testing.assert_array_equal(predict.labels(p.classifier(KEY), X), scores.argmax(axis=1))
 
   @parameterized.parameters(('sv', {}), ('hv', {}), ('us', {}), ('us_cal', {}), ('us_k', {}), ('up', {'noise': 0.}),
-                            ('ud', {'dropout': 0.}), ('ud', {'dropout': 0., 'site': 'logits'}))
+                            ('ud', {'dropout': 0.}))
   def test_twice_the_same_model_changes_no_label(self, method, options):
     old, _ = pair()
     p = processor(method, old, old, **options)
     np.testing.assert_array_equal(predict.labels(p.classifier(KEY), X), predict.labels(old, X))
 
-  @parameterized.parameters(*NAMES)
+  @parameterized.parameters('sv', 'hv', 'up', 'ud')   # the others are sv with other numbers
   def test_the_batch_size_changes_nothing(self, method):
     p = processor(method)
     whole = p.scores(X, KEY)
@@ -91,10 +92,10 @@ class ScoresTest(parameterized.TestCase):
     old, new = pair()
     broken = new.with_params(jax.tree.map(lambda w: w * jnp.nan, new.params))
     for method in ('sv', 'up', 'ud'):
-      combined = postprocess.postprocess(method, old, broken).classifier(KEY)
+      combined = postprocess.postprocess(method, old, broken, Config()).classifier(KEY)
       self.assertEqual(set(predict.labels(combined, X).tolist()), {-1})
 
-  def test_models_with_other_architecture_and_normalization(self):
+  def test_models_with_other_normalization(self):
     rng = np.random.default_rng(0)
     kernel, bias = rng.normal(size=(12, 3)), rng.normal(size=3)
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.5])
@@ -104,13 +105,16 @@ class ScoresTest(parameterized.TestCase):
     new = digits.dense(scaled, bias - np.tile(mean, 4) @ scaled, input_shape=(2, 2, 3))
     x = rng.integers(0, 256, (20, 2, 2, 3)).astype(np.uint8)
     np.testing.assert_allclose(postprocess.postprocess('sv', old, new).scores(x), softmax(old, x), atol=1e-5)
+
+  @parameterized.parameters('sv', 'ud')
+  @pytest.mark.slow
+  def test_models_with_other_architecture(self, method):
     deep = models.build('mlp', num_classes=10, hidden=(8, 8))
-    other = Classifier(deep.init(KEY, jnp.zeros((1, 8, 8, 1)), train=False), deep, (8, 8, 1), 10)
+    other = create(deep, input_shape=(8, 8, 1), num_classes=10, key=KEY)
     po, pn = (softmax(m, X) for m in (pair()[0], other))
-    for method in ('sv', 'ud'):   # features of 32 and of 8 units, none dropped
-      weight = 0.5 if method == 'sv' else 0.25
-      np.testing.assert_allclose(processor(method, pair()[0], other, dropout=0.).scores(X, KEY),
-                                 weight * po + (1 - weight) * pn, atol=1e-6)
+    weight = 0.5 if method == 'sv' else 0.25   # ud: features of 32 and of 8 units, none dropped
+    np.testing.assert_allclose(processor(method, pair()[0], other, dropout=0.).scores(X, KEY),
+                               weight * po + (1 - weight) * pn, atol=1e-6)
 
 
 class NoiseTest(parameterized.TestCase):
@@ -155,6 +159,7 @@ class NoiseTest(parameterized.TestCase):
     po, pn = (softmax(m, X) for m in pair())
     np.testing.assert_allclose(processor('up', noise=0.).scores(X, KEY), 0.25 * po + 0.75 * pn, atol=1e-6)
 
+  @pytest.mark.slow
   def test_dropout_before_the_last_layer_keeps_the_expected_logits(self):
     # One model twice; features 1, so that a pass's logit is the number of kept units over the share kept.
     model = digits.dense(np.eye(2)[:, [0, 0, 1]] * [[0.01, 0.01, 0], [0, 0, 0.01]], np.zeros(3))
@@ -183,6 +188,7 @@ class NoiseTest(parameterized.TestCase):
 class AttackTest(parameterized.TestCase):
 
   @parameterized.parameters(*NAMES)
+  @pytest.mark.slow
   def test_no_radius_no_success(self, method):
     combined, split = processor(method).classifier(KEY), digits.split().take(np.arange(1000, 1200))
     correct = predict.labels(combined, split.x) == split.y
@@ -202,11 +208,10 @@ class AttackTest(parameterized.TestCase):
 
     gradient = -(gradient_of_p(wo) + gradient_of_p(wn))
     pgd = PGD(0.1, random_start=False, bounds=(-100., 100.), steps=1, rel_stepsize=1.)
-    for method in ('sv', 'hv'):   # the hard vote is attacked along the soft one
-      combined = postprocess.postprocess(method, old, new).classifier()
-      moved = robustness.attack(combined, z.astype(np.float32), y, pgd=pgd, key=KEY).adversarial - z
-      clear = abs(gradient) > 1e-3
-      np.testing.assert_allclose(moved[clear], 0.1 * np.sign(gradient)[clear], atol=1e-6)
+    combined = postprocess.postprocess('hv', old, new).classifier()   # attacked along the soft vote
+    moved = robustness.attack(combined, z.astype(np.float32), y, pgd=pgd, key=KEY).adversarial - z
+    clear = abs(gradient) > 1e-3
+    np.testing.assert_allclose(moved[clear], 0.1 * np.sign(gradient)[clear], atol=1e-6)
 
   def test_the_hard_vote_judges_its_own_attack(self):
     split = digits.right(60)
@@ -217,27 +222,33 @@ class AttackTest(parameterized.TestCase):
       np.testing.assert_array_equal(found.success,
                                     predict.labels(processor(method).classifier(), found.adversarial) != split.y)
 
-  @parameterized.parameters('up', 'ud')
-  def test_noise_is_fixed_in_the_attack_fresh_for_the_judge_and_blind_to_batches(self, method):
+  def test_noise_is_fixed_in_the_attack_and_fresh_for_the_judge(self):
+    self.check_noise('up')
+
+  @pytest.mark.slow
+  def test_the_same_for_dropout_and_in_other_batches(self):
+    combined, split, order, whole = self.check_noise('ud')
+    parts = robustness.attack(combined, split.x[order], split.y[order], pgd=PGD(0.1), key=KEY, index=order,
+                              batch_size=17)
+    self.assertGreaterEqual((parts.success == whole.success[order]).mean(), 58 / 60)
+
+  def check_noise(self, method):
     combined, split = processor(method).classifier(KEY), digits.right(60)
     whole = robustness.attack(combined, split.x, split.y, pgd=PGD(0.1), key=KEY)
     # Judged by the draws of its own predictions, which the attack did not see.
     np.testing.assert_array_equal(whole.success, predict.labels(combined, whole.adversarial) != split.y)
     # The loss that the attack climbs is deterministic: fixed draws, other than the judge's.
-    seen, judge = (np.asarray(c.for_samples(np.arange(60, dtype=np.uint32)).scores(split.x))
-                   for c in (combined.surrogate, combined))
-    np.testing.assert_array_equal(
-      seen, combined.surrogate.for_samples(np.arange(60, dtype=np.uint32)).scores(split.x))
+    seen, again, judge = (softmax(c, split.x) for c in (combined.surrogate, combined.surrogate, combined))
+    np.testing.assert_array_equal(seen, again)
     self.assertGreater(abs(seen - judge).max(), 1e-3)
+    # Nothing is left of a radius of 0 by the judge's own draws.
+    still = robustness.attack(combined, split.x, split.y, pgd=PGD(0.), key=KEY)
+    np.testing.assert_array_equal(still.success, predict.labels(combined, split.x) != split.y)
     self.assertBetween(whole.success.mean(), 0.02, 0.98)
     order = np.random.default_rng(0).permutation(60)
     parts = robustness.attack(combined, split.x[order], split.y[order], pgd=PGD(0.1), key=KEY, index=order)
     self.assertGreaterEqual((parts.success == whole.success[order]).mean(), 58 / 60)   # signs of tiny gradients
-    if method == 'up':   # another size is another program to compile
-      return
-    parts = robustness.attack(combined, split.x[order], split.y[order], pgd=PGD(0.1), key=KEY, index=order,
-                              batch_size=17)
-    self.assertGreaterEqual((parts.success == whole.success[order]).mean(), 58 / 60)
+    return combined, split, order, whole
 
   def test_the_second_attack_compiles_nothing(self):
     split = digits.right(60)
@@ -250,8 +261,16 @@ class AttackTest(parameterized.TestCase):
 
 class CompareTest(parameterized.TestCase):
 
-  @parameterized.parameters(*NAMES)
+  @parameterized.parameters('hv', 'up', 'us')
   def test_one_call(self, method):
+    self.check_one_call(method)
+
+  @parameterized.parameters('sv', 'ud', 'us_cal', 'us_k')
+  @pytest.mark.slow
+  def test_one_call_of_the_others(self, method):
+    self.check_one_call(method)
+
+  def check_one_call(self, method):
     old, new = pair()
     comparison, description = postprocess.combine_and_compare(method, old, new, subject(), key=KEY, attack_size=60,
                                                               config=Config(noise=0.3, dropout=0.5))
@@ -278,8 +297,7 @@ class CompareTest(parameterized.TestCase):
   def test_repeats_are_attacked_on_common_inputs(self):
     old, new = pair()
     third = digits.mlp(seed=2)
-    found = postprocess.combine_and_compare_repeats('sv', old, [new, third], subject(), key=KEY, pgd=PGD(0.05, steps=2),
-                                                    attack_size=50)
+    found = postprocess.combine_and_compare_repeats('sv', old, [new, third], subject(), key=KEY, attack_size=60)
     one, two = (comparison for comparison, _ in found)
     np.testing.assert_array_equal(one.attacked, two.attacked)
     self.assertEqual(one.asr_original, two.asr_original)
