@@ -5,20 +5,12 @@
   P3 profiles                           P11 combined models
 """
 from jaxfix.study.aggregate import significance, summarize
-from jaxfix.study.plots.attack import attack_curves
-from jaxfix.study.plots.combined import combinations
-from jaxfix.study.plots.curves import curves
-from jaxfix.study.plots.durations import durations, hardware
-from jaxfix.study.plots.flips import flips
-from jaxfix.study.plots.letters import letters_map
+from jaxfix.study.plots import attack, combined, curves, durations, flips, letters, radar, tradeoff
 from jaxfix.study.plots.plot import Plot, images, to_csv
-from jaxfix.study.plots.radar import radar
-from jaxfix.study.plots.tradeoff import trade_off
 from jaxfix.study.published import Published
 from jaxfix.study.store import Results
 
-__all__ = ('Plot', 'all_plots', 'attack_curves', 'combinations', 'curves', 'durations', 'flips', 'hardware', 'images',
-           'letters_map', 'radar', 'to_csv', 'trade_off')
+__all__ = ('Plot', 'all_plots', 'images', 'to_csv')
 
 
 def all_plots(results: Results, published: Published | None) -> tuple[Plot, ...]:
@@ -31,8 +23,9 @@ def all_plots(results: Results, published: Published | None) -> tuple[Plot, ...]
   summaries, rows = summarize(results.rows), [r for r in results.rows if r['postprocess'] == 'none']
   subjects, groups = dict.fromkeys(s.subject for s in summaries), significance(summaries)
   plots = [
-    trade_off(summaries, published), letters_map(summaries, groups, published), radar(summaries, published),
-    durations(summaries, rows, published), *(curves(s, results) for s in summaries),
-    *(combinations(s, results.rows, published) for s in summaries), flips(summaries, rows),
-    *(attack_curves(subject, summaries, results) for subject in subjects)]
+    tradeoff.trade_off(summaries, published), letters.letters_map(summaries, groups, published),
+    radar.radar(summaries, published), durations.durations(summaries, rows, published),
+    *(curves.curves(s, results) for s in summaries),
+    *(combined.combinations(s, results.rows, published) for s in summaries), flips.flips(summaries, rows),
+    *(attack.attack_curves(subject, summaries, results) for subject in subjects)]
   return tuple(p for p in plots if p is not None)

@@ -62,7 +62,7 @@ def _draw(shown):
       ax.fill_between(eps, 100 * np.array(low), 100 * np.array(high), color=ink, alpha=0.15, linewidth=0)
       ax.plot(eps, 100 * values, style, color=ink, linewidth=1.3, marker='o', markersize=2.5)
     ax.set_ylim(0, 100)
-    ax.set_title(f'{s.key} (n = {n})')
+    ax.set_title(f'{plot.short(s.key)} (n = {n})')
     ax.set_xlabel('radius')
     if i % _COLUMNS == 0:
       ax.set_ylabel('attack success, %')

@@ -55,7 +55,7 @@ def _draw(runs, names, category):
       selected = runs[seed][1]
       if selected is not None and 0 <= selected < len(values):
         ax.plot(selected, values[selected], 'D', color=plot.INK, markersize=4.5, markerfacecolor='white', zorder=4)
-    ax.set_title(name.replace('_', ' '))
+    ax.set_title(plot.short(name.replace('_', ' ')))
     ax.set_xlabel('step')
     ax.grid(color=plot.FAINT, linewidth=0.6)
     ax.xaxis.get_major_locator().set_params(integer=True, nbins=5)

@@ -28,7 +28,7 @@ def durations(summaries: Sequence[Summary], rows: Sequence[Mapping[str, Any]], p
              'seeds.' + (' Hollow bars are published, measured on other hardware (two RTX 3090, Xeon Gold 6326): only '
                          'orders of magnitude and ranks compare.' if theirs else ''))
   points = [(f'{s.key} on {s.subject}', s.mean('seconds')) for s in shown]
-  alt = plot.describe(f'Wall time of a repair on {hardware(rows)}.', points, plot.seconds, scale=np.log)
+  alt = plot.describe(caption, points, plot.seconds, scale=np.log)
   return Plot('P4', caption, alt, lambda: _draw(shown, theirs), tuple(data))
 
 
@@ -61,9 +61,9 @@ def _draw(shown, theirs):
     ax.set_xlim(low, high)
     ax.xaxis.set_major_formatter(lambda x, _: _power(x))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_yticks(range(len(here)), [s.key for s in here])
+    ax.set_yticks(range(len(here)), [plot.short(s.key) for s in here])
     ax.set_ylim(len(here) - 0.4, -0.6)
-    ax.set_title(subject)
+    ax.set_title(plot.short(subject))
     ax.set_xlabel('seconds (logarithmic)')
   entries = [Patch(color=plot.color(c), label=f'{c} level') for c in dict.fromkeys(s.category for s in shown)]
   if theirs:

@@ -52,9 +52,9 @@ def _draw(shown):
         left += shares[name]
       ax.text(100 * end, i, f' {100 * shares["both_right"]:.1f} %', va='center', fontsize=7, color=plot.SOFT)
     ax.set_xlim(0, 100 * end)
-    ax.set_yticks(range(len(here)), [s.key + ('' if s.outcome == 'OK' else ' *') for s, _ in here])
+    ax.set_yticks(range(len(here)), [plot.short(s.key) + ('' if s.outcome == 'OK' else ' *') for s, _ in here])
     ax.set_ylim(len(here) - 0.4, -0.6)
-    ax.set_title(subject)
+    ax.set_title(plot.short(subject))
     ax.set_xlabel('% of test samples (cut)' if end < 1 else '% of test samples')
   figure.legend(loc='outside lower center', ncols=len(_PARTS))
   return figure

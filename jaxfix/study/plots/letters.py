@@ -32,10 +32,10 @@ def letters_map(summaries: Sequence[Summary], groups: Mapping[str, Groups], publ
 
   Args:
     summaries: give the approaches and their order.
-    groups: column of `COMPARED` -> its significance groups.
+    groups: column of `COMPARED` -> its significance groups, by registry key.
     published: the study's tables, or None.
   """
-  approaches = {s.key: s for s in summaries}
+  approaches = {s.approach: s for s in summaries}
   ours = {a: {m: groups[m].letters.get(a, '').strip('-') if m in groups else '' for m in COMPARED} for a in approaches}
   if not any(text for found in ours.values() for text in found.values()):
     return None
@@ -51,7 +51,7 @@ def letters_map(summaries: Sequence[Summary], groups: Mapping[str, Groups], publ
              (' Right: the published letters; their procedure is not known in detail.' if theirs else ''))
   points = [(f'{s.key} {m.upper()}', float(np.mean(ranks))) for a, s in approaches.items() for m in COMPARED
             if (ranks := letter_ranks(ours[a][m]))]
-  alt = plot.describe(caption.replace(f' ({procedure})', ''), points, lambda v: f'mean letter rank {v:.2g}')
+  alt = plot.describe(caption, points, lambda v: f'mean letter rank {v:.2g}')
   return Plot('P2', caption, alt, lambda: _draw(approaches, ours, theirs), tuple(data))
 
 
@@ -68,7 +68,7 @@ def _draw(approaches, ours, theirs):
         dark = np.isfinite(shade[i, j]) and shade[i, j] < 0.55
         ax.text(j, i, text, ha='center', va='center', fontsize=8, color='white' if dark else 'black')
     ax.set_xticks(range(len(COMPARED)), [m.upper() for m in COMPARED], fontsize=8)
-    ax.set_yticks(range(len(approaches)), [s.key for s in approaches.values()], fontsize=8)
+    ax.set_yticks(range(len(approaches)), [plot.short(s.key) for s in approaches.values()], fontsize=8)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -35,7 +35,8 @@ _STYLE = {
   'figure.facecolor': 'white', 'hatch.linewidth': 0.6, 'axes.axisbelow': True, 'path.simplify': True,
 }
 _DPI = 150
-_LONG = re.compile(rb'(\d\.\d\d)\d+')
+_LONGEST = 24   # letters of a name inside a plot
+_LONG = re.compile(rb'(?<![\d.])([1-9]\d*\.\d\d)\d+')   # smaller numbers may be factors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,27 +64,12 @@ class Plot:
     return re.sub(r'[^A-Za-z0-9_.-]+', '_', self.id)
 
 
-def to_svg(plot: Plot) -> bytes:
-  """The plot as SVG, without a date."""
-  return _save(plot, 'svg', {'Date': None, 'Creator': None})
-
-
-def to_png(plot: Plot) -> bytes:
-  """The plot as PNG at 150 dots an inch."""
-  return _save(plot, 'png', {'Software': None})
-
-
 def images(plot: Plot) -> tuple[bytes, bytes]:
-  """SVG and PNG of one drawing."""
+  """SVG, and PNG at 150 dots an inch, without dates."""
   with _style():
     figure = plot.draw()
     settle(figure)   # once for both
     return _bytes(figure, 'svg', {'Date': None, 'Creator': None}), _bytes(figure, 'png', {'Software': None})
-
-
-def _save(plot: Plot, format: str, metadata: Mapping[str, None]) -> bytes:
-  with _style():
-    return _bytes(plot.draw(), format, metadata)
 
 
 def _bytes(figure: 'matplotlib.figure.Figure', format: str, metadata: Mapping[str, None]) -> bytes:
@@ -147,6 +133,11 @@ def printed(published: Published | None, summary: Summary, metric: str) -> Figur
   return published.figure(summary.code, summary.published_subject, metric)
 
 
+def short(name: str) -> str:
+  """A name that leaves room for the rest of the plot: the middle of a long one is left out."""
+  return name if len(name) <= _LONGEST else f'{name[:_LONGEST - 9]}\u2026{name[-8:]}'
+
+
 def color(category: str) -> str:
   """Color of a category of approaches."""
   return CATEGORY_COLORS.get(category, GREY)
@@ -170,8 +161,8 @@ def panels(count: int, *, width: float, height: float, columns: int = 2, **optio
 
 def settle(figure: 'matplotlib.figure.Figure') -> None:
   """Lays the figure out and keeps it so: places on paper are then known."""
-  if figure.get_layout_engine() is not None:
-    figure.draw_without_rendering()
+  if (engine := figure.get_layout_engine()) is not None:
+    engine.execute(figure)
     figure.set_layout_engine('none')
 
 

@@ -77,7 +77,7 @@ def _draw(shown, ours, theirs):
     if name in theirs:
       _outline(ax, angles, theirs[name], GREY, '--', 0.9)
     _outline(ax, angles, ours[name], plot.color(summary.category), '-', 1.5)
-    ax.set_title(name, color=SOFT, pad=7, fontsize=8.5, loc='center')
+    ax.set_title(plot.short(name), color=SOFT, pad=7, fontsize=8.5, loc='center')
   return figure
 
 

@@ -74,7 +74,7 @@ def _draw(shown, subjects, theirs, originals):
         _joined(ax, s, pair, marks[s.approach])
       ax.errorbar(100 * s.mean('nfr'), 100 * s.mean('rr'), xerr=100 * s.std('nfr'), yerr=100 * s.std('rr'),
                   fmt=marks[s.approach], color=plot.color(s.category), markersize=6, elinewidth=0.8, zorder=4)
-    ax.set_title(subject)
+    ax.set_title(plot.short(subject))
     ax.set_xlabel('negative flip rate, % of all test samples')
     ax.set_ylabel('repair rate, % of original failures')
     ax.grid(color=plot.FAINT, linewidth=0.6)
@@ -84,7 +84,7 @@ def _draw(shown, subjects, theirs, originals):
     here = [s for s in shown if s.subject == subject]
     hollow = [(100 * nfr.mean, 100 * rr.mean) for key, (rr, nfr) in theirs.items() if key[1] == subject]
     plot.label_points(ax, [(100 * s.mean('nfr'), 100 * s.mean('rr')) for s in here],
-                      [s.key + ('' if s.outcome == 'OK' else f' ({s.outcome.lower()})') for s in here],
+                      [plot.short(s.key) + ('' if s.outcome == 'OK' else f' ({s.outcome.lower()})') for s in here],
                       [plot.INK] * len(here), hollow)
   return figure
 
