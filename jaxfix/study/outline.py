@@ -91,7 +91,7 @@ def sections(results: Results, published: Published | None) -> tuple[Section, ..
     Section('threats', 'What speaks against these figures', digest.threats(rows, summaries, published)),
     Section('appendix', 'Appendix', parts=(
       Section('versions', 'Versions and machines', tables=(_versions(rows),)),
-      Section('rows', 'Rows', tables=(_rows(rows),), text=_left_out(rows)))),
+      Section('rows', 'Rows', tables=(_rows(rows),), text=_where_rows_are(rows)))),
   )
   return tuple(s for s in result if not s.empty)
 
@@ -101,10 +101,10 @@ def _approach(page: pages.Page, rows: Sequence[Mapping[str, Any]], curves: Itera
   for row in rows:
     if row['approach'] == page.approach and row['postprocess'] == 'none':
       text = json.dumps(row['config'], indent=1, sort_keys=True)
-      configs.setdefault(text, []).append(f'{row["subject"]} seed {row["seed"]}')
+      configs.setdefault(text, {})[row['subject']] = None
   return Section(f'approach-{page.approach}', page.title, page.lines, tables=page.tables,
                  plots=tuple(p for p in curves if p.approach == page.approach), notes=page.notes,
-                 code={f'Full settings of {", ".join(used)}': text for text, used in configs.items()})
+                 code={f'Full settings on {", ".join(used)}': text for text, used in configs.items()})
 
 
 def _versions(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -133,9 +133,9 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:
   return Table('rows', 'Every row, in short; results.jsonl has all fields.', columns, lines, formats=('html', 'csv'))
 
 
-def _left_out(rows: Sequence[Mapping[str, Any]]) -> str:
-  more = len(rows) - _MOST_ROWS
-  return f'The first {_MOST_ROWS:,} rows; {more:,} more are in results.jsonl.' if more > 0 else ''
+def _where_rows_are(rows: Sequence[Mapping[str, Any]]) -> str:
+  some = f'the first {_MOST_ROWS:,} of {len(rows):,} rows' if len(rows) > _MOST_ROWS else 'every row'
+  return f'In short, {some}: tables/rows.csv; every row with all fields: results.jsonl.'
 
 
 def _number(value: float | None, scale: float, places: int) -> Cell:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 
+import pytest
 from absl.testing import absltest
 
 from tests.study.rows import make_row, write_store
@@ -20,25 +21,39 @@ def _start(*arguments):
 
 class ReportTest(absltest.TestCase):
 
-  def test_a_page_from_a_store_and_mistakes_end_with_code_2_and_one_line(self):
+  def test_a_page_from_a_store_and_mixed_commits_end_with_code_2_and_one_line(self):
     with tempfile.TemporaryDirectory() as name:
       folder = pathlib.Path(name)
       write_store(folder / 'good', [make_row()])
-      write_store(folder / 'empty', [])
       write_store(folder / 'mixed', [make_row(), make_row('arachne', git_commit='d' * 40)])
-      (folder / 'schema').mkdir()
-      (folder / 'schema/results.jsonl').write_text(json.dumps({**make_row(), 'schema': 'jaxfix-results/9'}) + '\n')
       out = f'--out={folder}/report'
-      good = _start(f'--results={folder}/good', out)
+      good, mixed = _start(f'--results={folder}/good', out), _start(f'--results={folder}/mixed', out)
       text, err = good.communicate(timeout=200)
       self.assertEqual((good.returncode, err), (0, ''))
       self.assertIn('1 repair by 1 approach on 1 subject with 1 seed', text)
       self.assertIn(f'{folder}/report/index.html', text)
       self.assertTrue((folder / 'report/index.html').is_file())
+      _, err = mixed.communicate(timeout=200)
+      self.assertEqual(mixed.returncode, 2)
+      self.assertIn('--allow_mixed', err)
+      self.assertLen(err.strip().splitlines(), 1, err)
+
+  @pytest.mark.slow   # every process imports JAX
+  def test_other_mistakes_end_so_too_and_leave_the_report(self):
+    with tempfile.TemporaryDirectory() as name:
+      folder = pathlib.Path(name)
+      write_store(folder / 'good', [make_row()])
+      write_store(folder / 'empty', [])
+      (folder / 'schema').mkdir()
+      (folder / 'schema/results.jsonl').write_text(json.dumps({**make_row(), 'schema': 'jaxfix-results/9'}) + '\n')
+      out = f'--out={folder}/report'
+      self.assertEqual(_start(f'--results={folder}/good', out).wait(timeout=200), 0)
       before = (folder / 'report/manifest.json').read_bytes()
-      cases = (('empty', 'no rows'), ('schema', 'jaxfix-results/9'), ('mixed', '--allow_mixed'))
-      running = [(_start(f'--results={folder}/{store}', out), words) for store, words in cases]
-      for process, words in running:
+      cases = ((('empty',), 'no rows'), (('schema',), 'jaxfix-results/9'), (('none',), 'No results'),
+               (('good', '--formats=pdf'), 'md, html, tex'), (('good', '--published=/none'), 'No published figures'),
+               (('good', '--suite=x'), "suite 'x'"))
+      for (store, *more), words in cases:
+        process = _start(f'--results={folder}/{store}', out, *more)
         _, err = process.communicate(timeout=200)
         with self.subTest(words):
           self.assertEqual(process.returncode, 2, err)
