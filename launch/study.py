@@ -21,13 +21,15 @@ from jaxfix.study.executor import LocalExecutor
 from launch import cli, configs, results
 from launch.study_view import View
 
+_EXECUTORS = {'local': LocalExecutor}
+
 _PLAN = flags.DEFINE_string('plan', 'digits', f'One of {", ".join(configs.NAMES)}, or a module with a PLAN.')
 _METHODS = flags.DEFINE_list('methods', [], "Approaches; default the plan's.")
 _SUBJECTS = flags.DEFINE_list('subjects', [], "Of the plan's subjects, only these.")
 _SEEDS = flags.DEFINE_list('seeds', [], "Repeats; default the plan's.")
 _WORKERS = flags.DEFINE_integer('workers', 1, 'Cells at a time.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'Folder of the study. Default: out/study_PLAN.')
-_EXECUTOR = flags.DEFINE_enum('executor', 'local', ['local'], 'What carries the cells out: processes on this machine.')
+_EXECUTOR = flags.DEFINE_enum('executor', 'local', list(_EXECUTORS), 'What carries cells out: local, processes here.')
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where local data lies; also $JAXFIX_DATA.')
 _MODEL = flags.DEFINE_multi_string('model', [], 'SUBJECT=FILE: the original of a subject; may be repeated.')
 _SET = flags.DEFINE_multi_string('set', [], 'Hyper-parameter, name=value or method.name=value; may be repeated.')
@@ -64,7 +66,7 @@ def main() -> int:
   view.show_plan()
   if _DRY_RUN.value:
     return 0
-  executor = LocalExecutor(_WORKERS.value, out / 'workers.log', tuple(_PLUGIN.value))
+  executor = _EXECUTORS[_EXECUTOR.value](_WORKERS.value, out / 'workers.log', tuple(_PLUGIN.value))
   with view:
     rows = campaign.run(asked, out=out, executor=executor, data_dir=_DATA_DIR.value, retry_failures=_RETRY.value,
                         watcher=view.watcher())

@@ -22,7 +22,7 @@ class View(contextlib.AbstractContextManager):
     self._console, self._plan, self._cells, self._workers = console, plan, cells, workers
     self._estimate, self._left, self._running = estimate, {}, {}
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn('{task.description}'))
+               TextColumn('{task.description}', markup=False))
     self._progress = Progress(*columns, console=console, transient=True)
     self._task = self._progress.add_task('', total=len(cells))
 
@@ -37,8 +37,8 @@ class View(contextlib.AbstractContextManager):
     """Approaches x subjects, with what a cell is expected to take."""
     subjects = [s.label for s in self._plan.subjects]
     names = list(dict.fromkeys(c.method for c in self._cells))
-    self._console.print(f'Plan {self._plan.name}: {len(names)} approaches x {len(subjects)} subjects x '
-                        f'{len(self._plan.seeds)} seeds = {len(self._cells)} cells', highlight=False)
+    self._say(f'Plan {self._plan.name}: {len(names)} approaches x {len(subjects)} subjects x {len(self._plan.seeds)} '
+              f'seeds = {len(self._cells)} cells')
     table = Table()
     for name in ('approach', 'level', *subjects):
       table.add_column(name)
@@ -47,13 +47,18 @@ class View(contextlib.AbstractContextManager):
       each = [self._estimate.cell(first[name, s]) for s in subjects]
       table.add_row(name, methods.get(name).level, *('?' if e is None else f'{spoken(e)} a seed' for e in each))
     seconds, unknown = self._estimate.total(self._cells, self._workers)
+    limits = [f'{name} {text}' for name, text in (
+      ('at most', self._plan.time_limit_s and f'{spoken(self._plan.time_limit_s)} a cell'),
+      ('at most', self._plan.memory_limit_bytes and f'{self._plan.memory_limit_bytes / 2**30:.3g} GiB a process'),
+      ('settings', ', '.join(f'{k}={v}' for k, v in self._plan.settings.items())),
+      ('post-processing', ', '.join(self._plan.postprocess))) if text]
+    self._say('; '.join(filter(None, (self._plan.summary.rstrip('.'), *limits))))
     self._console.print(table)
     if seconds is None:
-      self._console.print('Nothing like it has been run: the time is unknown.')
+      self._say('Nothing like it has been run: the time is unknown.')
     else:
       doubt = f'; nothing is known of {unknown} cells' if unknown else ''
-      self._console.print(f'About {spoken(seconds)} with {self._workers} at a time, from earlier results{doubt}.',
-                          highlight=False)
+      self._say(f'About {spoken(seconds)} for all cells with {self._workers} at a time, from earlier results{doubt}.')
 
   def watcher(self) -> Watcher:
     """What the study tells."""
@@ -63,25 +68,28 @@ class View(contextlib.AbstractContextManager):
     """How many cells came to what, and why some did not."""
     repairs = [r for r in rows if r['postprocess'] == 'none']
     counted = collections.Counter(r['outcome'] for r in repairs)
-    self._console.print(f'{len(repairs)} cells: ' + ', '.join(f'{n} {name}' for name, n in sorted(counted.items())))
+    self._say(f'{len(repairs)} cells: ' + ', '.join(f'{n} {name}' for name, n in sorted(counted.items())))
     reasons = collections.defaultdict(list)
     for row in repairs:
       if row['outcome'] in ('FAILURE', 'UNADAPTABLE'):
         reasons[row['approach'], row['subject'], row['outcome'], row['outcome_reason']].append(str(row['seed']))
     for (approach, subject, outcome, reason), seeds in reasons.items():
-      self._console.print(f'{outcome} {approach} on {subject}, seed {", ".join(seeds)}: {reason}', soft_wrap=True,
-                          highlight=False)
-    self._console.print(f'Results in {out}; make the report with: python -m launch.report --results={out} '
-                        f'--out={out}/report', soft_wrap=True, highlight=False)
+      self._say(f'{outcome} {approach} on {subject}, seed {", ".join(seeds)}: {reason}')
+    self._say(f'Results in {out}; make the report with: python -m launch.report --results={out} --out={out}/report')
+
+  def _say(self, text: str) -> None:
+    """A line as it is: reasons may hold what would be markup."""
+    self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
   def _on_prepare(self, subject: str) -> None:
     self._progress.update(self._task, description=f'making {subject} ready')
 
-  def _on_matrix(self, every: Sequence[Cell], finished: Sequence[Cell]) -> None:
-    self._left = {c.label: c for c in every if c not in finished}
+  def _on_matrix(self, every: Sequence[Cell], finished: Sequence[Cell], failed: int) -> None:
+    self._left = {c.label: c for c in every if c not in set(finished)}
     self._progress.update(self._task, completed=len(finished))
     if finished:
-      self._console.print(f'{len(finished)} of {len(every)} cells are finished already.')
+      again = f', {failed} of them as FAILURE (--retry_failures runs these again)' if failed else ''
+      self._say(f'{len(finished)} of {len(every)} cells are finished already{again}.')
 
   def _on_start(self, label: str) -> None:
     self._running[label] = time.monotonic()
@@ -94,8 +102,16 @@ class View(contextlib.AbstractContextManager):
       self._estimate.learn(cell.method, cell.subject.label, seconds)
     self._progress.advance(self._task)
     self._describe()
-    self._console.print(f'{cell.label}: {row["outcome"]}, {spoken(seconds)}', highlight=False)
+    self._say(f'{cell.label}: {row["outcome"]}, {spoken(seconds)}; {len(self._left)} cells left, {self._time_left()}')
 
   def _describe(self) -> None:
+    self._progress.update(self._task, description=f'{self._time_left()} left; {", ".join(self._running)}')
+
+  def _time_left(self) -> str:
+    """Of all cells that have not ended, less what the running ones have used up already."""
     seconds, _ = self._estimate.total(list(self._left.values()), self._workers)
-    self._progress.update(self._task, description=f'{spoken(seconds)} left; {", ".join(self._running)}')
+    if seconds is None:
+      return 'time unknown'
+    used = sum(min(time.monotonic() - begin, self._estimate.cell(self._left[label]) or 0.)
+               for label, begin in self._running.items() if label in self._left)
+    return f'about {spoken(max(0., seconds - used / self._workers))}'

@@ -70,14 +70,15 @@ def load_plugin(module: str) -> tuple[Method, ...]:
   """
   try:
     content = importlib.import_module(module)
-  except ImportError as e:
-    raise BadInputError(f'Plugin {module!r} cannot be imported: {e}. Give the dotted name of a module that is '
-                        'installed or lies on PYTHONPATH.') from e
+  except Exception as e:   # whatever its code does
+    raise BadInputError(f'Plugin {module!r} cannot be imported ({type(e).__name__}: {e}). Give the dotted name of a '
+                        'module that is installed or lies on PYTHONPATH.') from e
   found = tuple(getattr(content, 'METHODS', None) or filter(None, (getattr(content, 'METHOD', None),)))
   require(len(found) > 0 and all(isinstance(m, Method) for m in found),
           f'Plugin {module!r} must define METHOD or METHODS, of type jaxfix.methods.Method.')
   for method in found:
     taken = method.name in _METHODS or _plugins.get(method.name, method) is not method
+    taken = taken or [m.name for m in found].count(method.name) > 1
     require(not taken, f'Plugin {module!r}: there is already an approach named {method.name!r}; rename it.')
   _plugins.update({method.name: method for method in found})
   return found
@@ -95,8 +96,9 @@ def _load_entry_point(name: str) -> Method:
   point = _entry_points()[name]
   try:
     method = point.load()
-  except (ImportError, AttributeError) as e:
-    raise BadInputError(f'Approach {name!r} ({point.value}) cannot be loaded: {e}. Mend or remove its package.') from e
+  except Exception as e:   # whatever its code does
+    raise BadInputError(f'Approach {name!r} ({point.value}) cannot be loaded ({type(e).__name__}: {e}). Mend or remove '
+                        'its package.') from e
   require(isinstance(method, Method) and method.name == name,
           f'Entry point {name!r} ({point.value}) must be a jaxfix.methods.Method named {name!r}.')
   return method

@@ -4,25 +4,25 @@ The store is written by this process only. A cell's own folder is written by the
 is; so that whenever anything is killed, the same call again finds each finished repair in one of the two, and repeats
 none.
 """
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxfix import methods, postprocess, subjects
-from jaxfix.errors import BadInputError, JaxfixError
+from jaxfix.errors import JaxfixError, require
 from jaxfix.methods.method import describe_config
 from jaxfix.study import job, record
-from jaxfix.study.cell import postprocess_id
+from jaxfix.study.cell import combination_part, folder_of, postprocess_id, repair_part
 from jaxfix.study.executor import Done, Executor, Task
-from jaxfix.study.plan import Cell, Plan, SubjectPlan, cells
+from jaxfix.study.plan import Cell, Plan, cells
 from jaxfix.study.store import Writer
 
 _PREPARE, _RUN = 'jaxfix.study.cell:prepare', 'jaxfix.study.cell:run'
-_NO_RESULT = ('FAILURE', 'UNADAPTABLE')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Watcher:
 
   Attributes:
     on_prepare: (subject) before its original is loaded or trained.
-    on_matrix: (all cells, those that are finished already) once that is known.
+    on_matrix: (all cells, those that are finished already, how many of these failed) once that is known.
     on_start: (label) of a cell that a worker begins.
     on_end: (cell, its row, seconds) when it is in the store.
   """
   on_prepare: Callable[[str], None] = lambda subject: None
-  on_matrix: Callable[[Sequence[Cell], Sequence[Cell]], None] = lambda every, finished: None
+  on_matrix: Callable[[Sequence[Cell], Sequence[Cell], int], None] = lambda every, finished, failed: None
   on_start: Callable[[str], None] = lambda label: None
   on_end: Callable[[Cell, Mapping[str, Any], float], None] = lambda cell, row, seconds: None
 
@@ -48,14 +48,11 @@ def check(plan: Plan) -> tuple[Cell, ...]:
     UnknownNameError, BadInputError: they do not; nothing has been done.
   """
   every = cells(plan)
-  chosen = [methods.get(name) for name in dict.fromkeys(c.method for c in every)]
-  for subject in plan.subjects:
-    presets = {} if plan.published else subjects.entry(subject.name).presets
-    for method in chosen:
-      job.resolve(method, presets.get(method.name, {}), plan.settings, chosen)
+  for cell in every:
+    _config(plan, cell, every)
   for name in plan.postprocess:
-    if name not in postprocess.NAMES:
-      raise BadInputError(f'Unknown post-processing {name!r}; known: {", ".join(postprocess.NAMES)}.')
+    require(name in postprocess.NAMES,
+            f'Unknown post-processing {name!r}; known: {", ".join(postprocess.NAMES)}.')
   return every
 
 
@@ -68,119 +65,179 @@ def run(plan: Plan, *, out: str | os.PathLike, executor: Executor, data_dir: str
     out: folder of the study: the store, the originals and a folder for every cell.
     executor: what carries the cells out.
     data_dir: where local data lies.
-    retry_failures: run cells again whose row is a FAILURE.
+    retry_failures: run again what ended as a FAILURE.
     watcher: is told what happens.
   Returns:
     The rows of the plan, of this call and of earlier ones.
   Raises:
-    UnknownNameError, BadInputError: see `check`.
+    UnknownNameError, BadInputError: see `check`; or the store has the same cells under another plan's name.
     OutputError: the store cannot be written.
-    JaxfixError: no subject could be made ready (the message is that of the first one), or a worker could not load or
-      write what it must: every further cell would fail alike.
+    JaxfixError: no subject could be made ready (the message is that of the first one), or a worker met an error that
+      every further cell would meet too (`cell.run`).
   """
-  every, watcher = check(plan), watcher or Watcher()
-  place = {'out': str(pathlib.Path(out).absolute()), 'data_dir': data_dir}
-  chosen = tuple(dict.fromkeys(c.method for c in every))
+  every, watcher, out = check(plan), watcher or Watcher(), pathlib.Path(out).absolute()
+  place = {'out': str(out), 'data_dir': data_dir}
   with Writer(out) as store:
-    ready = dict(_prepare(plan, every, place, chosen, executor, watcher))
-    failed = {label: done for label, done in ready.items() if done.error}
-    if len(failed) == len(ready):
-      raise JaxfixError(next(iter(failed.values())).error)
-    run_ids = {c: _run_id(c, ready[c.subject.label], plan) for c in every}
-    finished = [c for c in every if _is_finished(run_ids[c], plan, store.rows, retry_failures)]
-    watcher.on_matrix(every, finished)
-    for cell in every:
-      if cell not in finished and cell.subject.label in failed:
-        row = _failed_row(cell, run_ids[cell], plan, {}, f'subject: {failed[cell.subject.label].error}')
-        store.append(row)
-        watcher.on_end(cell, row, 0.)
-    pending = {c.label: c for c in every if c not in finished and c.subject.label not in failed}
+    ready = _prepare(plan, every, place, executor, watcher)
+    ledger = _Ledger(plan, every, out, store, ready, retry_failures)
+    finished = [c for c in every if ledger.is_finished(c)]
+    watcher.on_matrix(every, finished, sum(store.rows[ledger.run_ids[c]]['outcome'] == 'FAILURE' for c in finished))
+    pending = {c.label: c for c in every if c not in set(finished)}
+    for label, reason in [(label, ledger.unready(cell)) for label, cell in pending.items()]:
+      if reason:
+        cell = pending.pop(label)
+        watcher.on_end(cell, ledger.keep_unready(cell, reason), 0.)
     if retry_failures:
       for cell in pending.values():
-        (pathlib.Path(out) / 'cells' / cell.label / 'result.json').unlink(missing_ok=True)
-    same = {**place, 'suite': plan.name, 'postprocessing': plan.postprocess, 'attack_radii': plan.attack_radii}
+        ledger.forget_failure(cell)
+    same = {**place, **_shared(plan, every), 'suite': plan.name, 'postprocessing': plan.postprocess,
+            'attack_radii': plan.attack_radii}
     tasks = [Task(c.label, c.subject.label, _RUN,
-                  {**same, **_shared(plan, c, chosen), 'label': c.label, 'run_id': run_ids[c],
+                  {**same, **_which(c), 'label': c.label, 'run_id': ledger.run_ids[c],
                    'subject': dataclasses.asdict(c.subject)},
                   plan.time_limit_s, plan.memory_limit_bytes) for c in pending.values()]
-    answers = executor.run(tasks, on_start=lambda task: watcher.on_start(task.name))
-    for done in answers:
-      cell = pending[done.task.name]
-      if done.kind == 'user_error':
-        raise JaxfixError(done.error)
-      row = _keep(store, done, cell, run_ids[cell], plan, ready[cell.subject.label].value['facts'])
-      watcher.on_end(cell, row, done.seconds)
-    wanted = {i for run_id in run_ids.values() for i in (run_id, *_postprocess_ids(run_id, plan))}
-    return [dict(row) for run_id, row in store.rows.items() if run_id in wanted]
+    with contextlib.closing(executor.run(tasks, on_start=lambda task: watcher.on_start(task.name))) as answers:
+      for done in answers:
+        if done.kind == 'user_error':
+          raise JaxfixError(done.error)
+        cell = pending[done.task.name]
+        watcher.on_end(cell, ledger.keep(cell, done), done.seconds)
+    return ledger.rows()
 
 
-def _prepare(plan: Plan, every: Sequence[Cell], place: Mapping[str, Any], chosen: Sequence[str], executor: Executor,
-             watcher: Watcher) -> Iterator[tuple[str, Done]]:
-  """Subject's label -> its facts and run ids, or the error."""
-  tasks = []
-  for subject in plan.subjects:
-    wanted = [{'label': c.label, **_shared(plan, c, chosen)} for c in every if c.subject == subject]
-    tasks.append(Task(subject.label, subject.label, _PREPARE,
-                      {**place, 'subject': dataclasses.asdict(subject), 'cells': wanted}))
-  for done in executor.run(tasks, on_start=lambda task: watcher.on_prepare(task.name)):
-    yield done.task.name, done
+def _prepare(plan: Plan, every: Sequence[Cell], place: Mapping[str, Any], executor: Executor, watcher: Watcher
+             ) -> dict[str, Done]:
+  """Subject's label -> its facts and run ids, or the error.
+
+  Raises:
+    JaxfixError: no subject could be made ready.
+  """
+  tasks = [Task(subject.label, subject.label, _PREPARE,
+                {**place, **_shared(plan, every), 'subject': dataclasses.asdict(subject),
+                 'cells': [{'label': c.label, **_which(c)} for c in every if c.subject == subject]})
+           for subject in plan.subjects]
+  with contextlib.closing(executor.run(tasks, on_start=lambda task: watcher.on_prepare(task.name))) as answers:
+    ready = {done.task.name: done for done in answers}
+  if all(done.kind for done in ready.values()):
+    raise JaxfixError(ready[plan.subjects[0].label].error)
+  return ready
 
 
-def _shared(plan: Plan, cell: Cell, chosen: Sequence[str]) -> dict[str, Any]:
-  """Arguments that name and run a cell alike."""
-  return {'method': cell.method, 'seed': cell.seed, 'failures': cell.failures, 'settings': dict(plan.settings),
-          'published': plan.published, 'chosen': chosen}
+def _which(cell: Cell) -> dict[str, Any]:
+  return {'method': cell.method, 'seed': cell.seed, 'failures': cell.failures}
 
 
-def _run_id(cell: Cell, ready: Done, plan: Plan) -> str:
-  """Of the repair; of a subject that could not be made ready there is nothing but the plan to name it by."""
-  if ready.error:
-    return record.run_id({}, cell.seed, cell=cell.label, suite=plan.name, failed='subject')
-  return ready.value['run_ids'][cell.label]
+def _shared(plan: Plan, every: Sequence[Cell]) -> dict[str, Any]:
+  return {'settings': dict(plan.settings), 'published': plan.published, 'chosen': _chosen(every)}
 
 
-def _postprocess_ids(run_id: str, plan: Plan) -> list[str]:
-  return [postprocess_id(run_id, name) for name in plan.postprocess]
+def _chosen(every: Sequence[Cell]) -> tuple[str, ...]:
+  return tuple(dict.fromkeys(c.method for c in every))
 
 
-def _is_finished(run_id: str, plan: Plan, rows: Mapping[str, Mapping[str, Any]], retry_failures: bool) -> bool:
-  row = rows.get(run_id)
-  if row is None:
-    return False
-  if row['outcome'] in _NO_RESULT:
-    return not (retry_failures and row['outcome'] == 'FAILURE')
-  return all(i in rows for i in _postprocess_ids(run_id, plan))
+def _config(plan: Plan, cell: Cell, every: Sequence[Cell]) -> Any:
+  """The resolved config of a cell's approach."""
+  presets = {} if plan.published else subjects.entry(cell.subject.name).presets
+  return job.resolve(methods.get(cell.method), presets.get(cell.method, {}), plan.settings,
+                     [methods.get(name) for name in _chosen(every)])
 
 
-def _keep(store: Writer, done: Done, cell: Cell, run_id: str, plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
-  """Puts what came of a cell into the store; returns the row of its repair."""
-  if done.error:
-    row = _failed_row(cell, run_id, plan, facts, done.error)
-    store.append(row)
+class _Ledger:
+  """What is in the store and what is not, of one run of a plan."""
+
+  def __init__(self, plan: Plan, every: Sequence[Cell], out: pathlib.Path, store: Writer, ready: Mapping[str, Done],
+               retry_failures: bool):
+    self._plan, self._every, self._out, self._store, self._ready = plan, every, out, store, ready
+    self._retry = retry_failures
+    self.run_ids = {c: self._run_id(c) for c in every}
+    """Cell -> run id of its repair."""
+    strangers = {row['suite'] for i in self.run_ids.values() if (row := store.rows.get(i))} - {plan.name}
+    require(not strangers, f'{out} has cells of this plan under the name {", ".join(sorted(strangers))}, not '
+                           f'{plan.name}; give another output folder.')
+
+  def unready(self, cell: Cell) -> str:
+    """Why a cell cannot be run at all; '' if it can."""
+    done = self._ready[cell.subject.label]
+    if done.kind:
+      return f'subject: {done.error}'
+    return done.value['errors'].get(cell.label, '')
+
+  def _run_id(self, cell: Cell) -> str:
+    """Of its repair; of one that cannot be run there is nothing but the plan to name it by."""
+    if self.unready(cell):
+      return record.run_id({}, cell.seed, cell=cell.label, suite=self._plan.name, unready=True)
+    return self._ready[cell.subject.label].value['run_ids'][cell.label]
+
+  def _combination_ids(self, cell: Cell) -> dict[str, str]:
+    """Post-processing -> run id."""
+    return {name: postprocess_id(self.run_ids[cell], name) for name in self._plan.postprocess}
+
+  def is_finished(self, cell: Cell) -> bool:
+    """Whether the store has everything that this run is to put there."""
+    row = self._store.rows.get(self.run_ids[cell])
+    if row is None or self._is_to_repeat(row):
+      return False
+    return row['counts'] is None or all(i in self._store.rows and not self._is_to_repeat(self._store.rows[i])
+                                        for i in self._combination_ids(cell).values())
+
+  def _is_to_repeat(self, row: Mapping[str, Any]) -> bool:
+    return self._retry and row['outcome'] == 'FAILURE'
+
+  def forget_failure(self, cell: Cell) -> None:
+    """Takes away the record of a failure, so that the worker does not read it; of nothing else."""
+    folder = folder_of(self._out, cell.label, self.run_ids[cell])
+    result = job.finished(folder, self.run_ids[cell])
+    if result is not None and result.row['outcome'] == 'FAILURE':
+      (folder / 'result.json').unlink()
+
+  def keep_unready(self, cell: Cell, reason: str) -> dict[str, Any]:
+    """Records a cell that could not be run, unless the store knows more about it from earlier; returns its row."""
+    row = self._failure(cell, reason)
+    mine = lambda r: ((r['subject'], r['approach'], r['seed'], r['postprocess'])
+                      == (cell.subject.label, cell.method, cell.seed, 'none'))
+    if not any(mine(r) for r in self._store.rows.values()):
+      self._store.append(row)
     return row
-  for part in done.value:
-    row, stored = part['row'], store.rows.get(part['row']['run_id'])
-    if stored is not None and stored['outcome'] != 'FAILURE':
-      continue
-    predictions = None
-    if part['predictions'] is not None:
-      with np.load(part['predictions'], allow_pickle=False) as arrays:
-        predictions = {name: arrays[name] for name in ('before', 'after', 'labels')}
-    store.append(row, predictions=predictions, trace=part['trace'])
-  return done.value[0]['row']
 
+  def keep(self, cell: Cell, done: Done) -> dict[str, Any]:
+    """Puts what came of a cell into the store; returns the row of its repair."""
+    for part in self._salvage(cell, done) if done.kind else done.value:
+      stored = self._store.rows.get(part['row']['run_id'])
+      if stored is not None and stored['outcome'] != 'FAILURE':
+        continue
+      predictions = None
+      if part['predictions'] is not None:
+        with np.load(part['predictions'], allow_pickle=False) as arrays:
+          predictions = {name: arrays[name] for name in ('before', 'after', 'labels')}
+      self._store.append(part['row'], predictions=predictions, trace=part['trace'])
+    return self._store.rows[self.run_ids[cell]]
 
-def _failed_row(cell: Cell, run_id: str, plan: Plan, facts: Mapping[str, Any], reason: str) -> dict[str, Any]:
-  """The row of a cell whose worker could not write one."""
-  method, subject = methods.get(cell.method), cell.subject
-  chosen = [methods.get(name) for name in plan.methods or methods.names()]
-  preset = {} if plan.published else subjects.entry(subject.name).presets.get(cell.method, {})
-  config = describe_config(job.resolve(method, preset, plan.settings, chosen))
-  return record.failed_row(facts or _unknown(subject), run_id=run_id, suite=plan.name, seed=cell.seed, method=method,
-                           config=config, reason=reason)
+  def _salvage(self, cell: Cell, done: Done) -> list[dict[str, Any]]:
+    """The parts of a cell whose worker was lost: a repair that had ended stays, and what was missing has failed."""
+    run_id = self.run_ids[cell]
+    folder = folder_of(self._out, cell.label, run_id)
+    failed = lambda **fields: {'row': self._failure(cell, done.error, done.seconds, **fields), 'trace': None,
+                               'predictions': None}
+    stored, result = self._store.rows.get(run_id), job.finished(folder, run_id)
+    if result is None and (stored is None or stored['counts'] is None):
+      return [failed()]
+    parts = [] if result is None else [repair_part(folder, result)]
+    return parts + [combination_part(folder, name, i) or failed(run_id=i, postprocess=name)
+                    for name, i in self._combination_ids(cell).items()]
 
+  def _failure(self, cell: Cell, reason: str, seconds: float = 0., run_id: str | None = None,
+               postprocess: str = 'none') -> dict[str, Any]:
+    done, subject = self._ready[cell.subject.label], cell.subject
+    published = subjects.entry(subject.name).published if subject.width == 1 else ''
+    facts = (record.blank_row() | {'subject': subject.label, 'published_subject': published} if done.kind
+             else done.value['facts'])
+    config = ({'repair': self.run_ids[cell]} if postprocess != 'none'
+              else describe_config(_config(self._plan, cell, self._every)))
+    return record.failed_row(
+      facts, run_id=run_id or self._run_id(cell), suite=self._plan.name, seed=cell.seed,
+      method=methods.get(cell.method), config=config, reason=reason, seconds=seconds, postprocess=postprocess)
 
-def _unknown(subject: SubjectPlan) -> dict[str, Any]:
-  """What is known of a subject that could not be made ready."""
-  published = subjects.entry(subject.name).published if subject.width == 1 else ''
-  return record.blank_row() | {'subject': subject.label, 'published_subject': published}
+  def rows(self) -> list[dict[str, Any]]:
+    """Everything that the store has of the plan."""
+    wanted = {i for c in self._every for i in (self.run_ids[c], *self._combination_ids(c).values())}
+    return [dict(row) for run_id, row in self._store.rows.items() if run_id in wanted]

@@ -3,10 +3,13 @@
 Both are functions of plain data (`executor.Task`), and both leave what they did in the study's folder, so that a
 process that is killed is simply started again:
 
-    OUT/originals/SUBJECT/original/     training of the original, where no model was given
-    OUT/cells/SUBJECT/METHOD/seedN/     the folder of `job.repair_and_record`, and beside its files
-        attack_curve.json               attack success against the radius
-        NAME.json, NAME.npz             row and predictions of the post-processing NAME
+    OUT/originals/SUBJECT/original/         training of the original, where no model was given
+    OUT/cells/SUBJECT/METHOD/seedN/RUN_ID/  the folder of `job.repair_and_record`, and beside its files
+        attack_curve.json                   attack success against the radius
+        NAME.json, NAME.npz                 row and predictions of the post-processing NAME
+
+Whatever goes wrong with an approach is an outcome of its cell. An error leaves `run` only if every further cell would
+meet it too: the subject cannot be loaded any more, the folder cannot be written, the code has changed.
 """
 import dataclasses
 import functools
@@ -19,7 +22,8 @@ import jax
 import numpy as np
 
 from jaxfix import history, methods, postprocess, subjects
-from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, NoFailingSamplesError, require
+from jaxfix.classifier import Classifier
+from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, JaxfixError, OutputError, require
 from jaxfix.evaluate import PGD, outcome
 from jaxfix.evaluate.robustness import attack_success
 from jaxfix.files import read_json, replacing, write_json
@@ -30,23 +34,32 @@ from jaxfix.study import job, record
 from jaxfix.study.plan import SubjectPlan
 
 
-def prepare(*, subject: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], **place: Any) -> dict[str, Any]:
+def prepare(*, subject: Mapping[str, Any], out: str, data_dir: str | None, cells: Sequence[Mapping[str, Any]],
+            **shared: Any) -> dict[str, Any]:
   """Loads or trains the original, and names every repair of the subject.
 
   Args:
     subject: fields of a `SubjectPlan`.
-    cells: arguments of `run` that `_resolved` takes, each with a `label`.
-    **place: `out`, `data_dir`.
+    out: folder of the study.
+    data_dir: where local data lies.
+    cells: `label`, `method`, `seed`, `failures` of each.
+    **shared: `settings`, `published`, `chosen` (see `_resolved`).
   Returns:
-    'run_ids': label -> run id, 'facts': a row with everything that all rows of the subject share.
+    'run_ids': label -> run id; 'errors': label -> one line, of cells that cannot be named; 'facts': a row with what
+    all rows of the subject share.
   """
+  place = {'out': out, 'data_dir': data_dir}
   loaded = _load(json.dumps(subject), **place)
-  run_ids = {}
+  run_ids, errors = {}, {}
   for cell in cells:
-    method, config, prepared = _resolved(loaded, subject, place, **{k: cell[k] for k in cell if k != 'label'})
-    run_ids[cell['label']] = job.identify(method, config, prepared, cell['seed'])
+    which = {k: cell[k] for k in ('method', 'seed', 'failures')}
+    try:
+      method, config, prepared = _resolved(loaded, subject, place, **which, **shared)
+      run_ids[cell['label']] = job.identify(method, config, prepared, cell['seed'])
+    except JaxfixError as e:   # its history is damaged, say
+      errors[cell['label']] = str(e)
   facts = record.make_row(subject=loaded, seed=0, key=jax.random.key(0), started=record.utc_now(), outcome='FAILURE')
-  return {'run_ids': run_ids, 'facts': facts}
+  return {'run_ids': run_ids, 'errors': errors, 'facts': facts}
 
 
 def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: str, run_id: str, suite: str,
@@ -57,46 +70,72 @@ def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: st
     subject: fields of a `SubjectPlan`.
     out: folder of the study.
     data_dir: where local data lies.
-    label: of the cell, its folder below `OUT/cells`.
+    label: of the cell.
     run_id: what `prepare` named it.
     suite: name of the campaign.
     postprocessing: names in `jaxfix.postprocess`.
     attack_radii: multiples of the subject's radius.
     **cell: see `_resolved`.
   Returns:
-    One record for the repair, then one for each post-processing, unless there is no repaired model: `row`,
-    `trace` (or None), and the path of the `predictions` (or None).
+    `parts` of the repair, then of each post-processing, unless there is no repaired model.
   Raises:
     BadInputError: the cell would be another one by now: its code or its data changed while the study ran.
-    JaxfixError: the subject cannot be loaded, or the folder cannot be written.
+    JaxfixError: the subject cannot be loaded.
+    OutputError: the folder cannot be written.
   """
   place = {'out': out, 'data_dir': data_dir}
   method, config, prepared = _resolved(_load(json.dumps(subject), **place), subject, place, **cell)
-  folder, seed = pathlib.Path(out) / 'cells' / label, cell['seed']
+  folder, seed = folder_of(out, label, run_id), cell['seed']
   require(job.identify(method, config, prepared, seed) == run_id,
           f'{label}: the source of jaxfix, an original or its data changed while the study ran. Run the same command '
           'again: what is finished under the old one stays in the store.')
   key = jax.random.key(seed)
   try:
     result = job.repair_and_record(method, config, prepared, folder, seed=seed, suite=suite)
-  except (BadInputError, NoFailingSamplesError) as e:   # malformed for every approach; in a study an outcome too
+  except OutputError:
+    raise
+  except JaxfixError as e:   # to `launch.repair` a user's mistake; here an outcome like others
     row = record.make_row(subject=prepared, seed=seed, key=key, started=record.utc_now(), outcome='FAILURE',
                           reason=f'input: {e}', method=method, config=describe_config(config), suite=suite,
                           identifier=run_id)
-    return [{'row': row, 'trace': None, 'predictions': None}]
-  trace = {**result.trace, 'edits': len(result.trace['edits']), 'asr_curve': None}
-  del trace['solver']
+    return [_part(row)]
+  part = repair_part(folder, result)
   if result.labels_after is None:
-    return [{'row': result.row, 'trace': trace, 'predictions': None}]
-  repaired = checkpoint.load(folder / 'repaired.safetensors')
+    return [part]
   attack_key = jax.random.fold_in(key, job.EVALUATION)
+  repaired = checkpoint.load(folder / 'repaired.safetensors')
   if attack_radii:
-    trace['asr_curve'] = _attack_curve(folder / 'attack_curve.json', prepared, result, repaired, attack_radii,
-                                       attack_key)
-  records = [{'row': result.row, 'trace': trace, 'predictions': str(folder / 'predictions.npz')}]
-  for name in postprocessing:
-    records.append(_combined(folder, name, method, prepared, result.row, repaired, attack_key, key, suite))
-  return records
+    part['trace'] |= _attack_curve(folder / 'attack_curve.json', prepared, result, repaired, attack_radii, attack_key)
+  return [part, *(_combined(folder, name, method, prepared, result.row, repaired, attack_key, key, suite)
+                  for name in postprocessing)]
+
+
+def folder_of(out: str, label: str, run_id: str) -> pathlib.Path:
+  """Where a cell leaves its files."""
+  return pathlib.Path(out) / 'cells' / label / run_id
+
+
+def repair_part(folder: pathlib.Path, result: job.Result) -> dict[str, Any]:
+  """What the store gets of a repair: `row`, `trace` (or None), path of the `predictions` (or None)."""
+  trace = {k: v for k, v in result.trace.items() if k != 'solver'} | {
+    'edits': len(result.trace['edits']), 'asr_curve': None}
+  return _part(result.row, trace, None if result.labels_after is None else folder / 'predictions.npz')
+
+
+def combination_part(folder: pathlib.Path, name: str, run_id: str) -> dict[str, Any] | None:
+  """The same of a post-processing, if it has been done."""
+  try:
+    row = read_json(folder / f'{name}.json')
+    record.check_row(row)
+  except (DataNotFoundError, CorruptFileError, BadInputError):
+    return None
+  predictions = folder / f'{name}.npz'
+  return _part(row, predictions=predictions) if row['run_id'] == run_id and predictions.exists() else None
+
+
+def _part(row: Mapping[str, Any], trace: Mapping[str, Any] | None = None, predictions: pathlib.Path | None = None
+          ) -> dict[str, Any]:
+  return {'row': row, 'trace': trace, 'predictions': predictions and str(predictions)}
 
 
 def postprocess_id(run_id: str, name: str) -> str:
@@ -147,56 +186,50 @@ def _resolved(loaded: Subject, subject: Mapping[str, Any], place: Mapping[str, A
   return found, config, dataclasses.replace(loaded, problem=problem)
 
 
-def _attack_curve(path: pathlib.Path, subject: Subject, result: job.Result, repaired: Any, radii: Sequence[float],
-                  key: jax.Array) -> dict[str, Any]:
-  """Attack success of original and repaired model at several radii, on the inputs and from the starts of the row's."""
+def _attack_curve(path: pathlib.Path, subject: Subject, result: job.Result, repaired: Classifier,
+                  radii: Sequence[float], key: jax.Array) -> dict[str, Any]:
+  """Attack success of original and repaired model at several radii, on the inputs and from the starts of the row's.
+
+  Returns:
+    'asr_curve', and why there is none.
+  """
   try:
     curve = read_json(path)
-    if curve['run_id'] == result.row['run_id'] and curve['radii'] == list(radii):
-      return curve
+    if curve['radii'] == list(radii):
+      return {'asr_curve': curve}
   except (DataNotFoundError, CorruptFileError, KeyError, TypeError):
     pass
   y = subject.test.y
   correct = (result.labels_before == y) & (result.labels_after == y)
-  rates, attacked = [], 0
-  for radius in radii:
-    success = attack_success((subject.problem.classifier, repaired), subject.test, correct, key=key,
-                             pgd=PGD(radius * subject.pgd_epsilon))
-    rates.append(success.rates)
-    attacked = len(success.indices)
-  curve = {'run_id': result.row['run_id'], 'radii': list(radii), 'eps': [r * subject.pgd_epsilon for r in radii],
-           'original': [r[0] for r in rates], 'repaired': [r[1] for r in rates], 'n': attacked}
-  write_json(path, curve)
-  return read_json(path)
-
-
-def _combined(folder: pathlib.Path, name: str, method: Method, subject: Subject, base: Mapping[str, Any], repaired: Any,
-              attack_key: jax.Array, key: jax.Array, suite: str) -> dict[str, Any]:
-  """The record of one post-processing of a repair."""
-  path, predictions = folder / f'{name}.json', folder / f'{name}.npz'
-  identifier = postprocess_id(base['run_id'], name)
-  written = {'trace': None, 'predictions': str(predictions)}
   try:
-    row = read_json(path)
-    record.check_row(row)
-    if row['run_id'] == identifier and predictions.exists():
-      return {'row': row, **written}
-  except (DataNotFoundError, CorruptFileError, BadInputError):
-    pass
-  started = record.utc_now()
-  common = dict(subject=subject, seed=base['seed'], key=key, started=started, method=method, identifier=identifier,
-                suite=suite, postprocess=name)
+    successes = [attack_success((subject.problem.classifier, repaired), subject.test, correct, key=key,
+                                pgd=PGD(radius * subject.pgd_epsilon)) for radius in radii]
+  except Exception as e:   # the repair and its row stand without it
+    return {'asr_curve': None, 'notes': [*result.trace['notes'], f'No attack curve: {type(e).__name__}: {e}']}
+  write_json(path, {'radii': list(radii), 'eps': [r * subject.pgd_epsilon for r in radii],
+                    'original': [s.rates[0] for s in successes], 'repaired': [s.rates[1] for s in successes],
+                    'n': len(successes[0].indices)})
+  return {'asr_curve': read_json(path)}
+
+
+def _combined(folder: pathlib.Path, name: str, method: Method, subject: Subject, base: Mapping[str, Any],
+              repaired: Classifier, attack_key: jax.Array, key: jax.Array, suite: str) -> dict[str, Any]:
+  """The part of one post-processing of a repair."""
+  identifier = postprocess_id(base['run_id'], name)
+  if (part := combination_part(folder, name, identifier)) is not None:
+    return part
+  common = dict(subject=subject, seed=base['seed'], key=key, started=record.utc_now(), method=method,
+                identifier=identifier, suite=suite, postprocess=name)
   try:
     comparison, fitted = postprocess.combine_and_compare(name, subject.problem.classifier, repaired, subject,
                                                          key=attack_key)
   except Exception as e:   # like an approach, a combination that fails is an outcome
-    row = record.make_row(outcome='FAILURE', reason=f'postprocess: {type(e).__name__}: {e}',
-                          config={'repair': base['run_id']}, **common)
-    return {'row': row, 'trace': None, 'predictions': None}
+    return _part(record.make_row(outcome='FAILURE', reason=f'postprocess: {type(e).__name__}: {e}',
+                                 config={'repair': base['run_id']}, **common))
   counts, seconds = comparison.counts, {'fit': fitted.pop('fit_seconds')}
   row = record.make_row(outcome=outcome(counts.acc_original, [counts.acc]), repair=Repair(repaired, seconds=seconds),
                         config={'repair': base['run_id'], **fitted}, comparison=comparison, **common)
-  with replacing(predictions) as partial, open(partial, 'wb') as f:
+  with replacing(folder / f'{name}.npz') as partial, open(partial, 'wb') as f:
     np.savez(f, before=comparison.labels_before, after=comparison.labels_after, labels=subject.test.y.astype(np.int16))
-  write_json(path, row)
-  return {'row': row, **written}
+  write_json(folder / f'{name}.json', row)
+  return combination_part(folder, name, identifier)

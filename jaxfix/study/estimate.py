@@ -22,7 +22,7 @@ class Estimate:
     """From rows, wherever they were measured; what a study's own cells take is learned as they end."""
     estimate = cls()
     for row in rows:
-      if row['postprocess'] == 'none' and row['started_utc'] and row['ended_utc']:
+      if row['postprocess'] == 'none' and row['outcome'] != 'FAILURE':   # which says nothing of how long it takes
         estimate.learn(row['approach'], row['subject'], wall_seconds(row))
     return estimate
 

@@ -2,7 +2,8 @@
 
 An executor is a function from tasks to what came of them, in any order; another one (of a cluster) need only offer the
 same `run`. A task is plain data: the name of a function and its arguments, as JSON. Tasks of one group share a process
-one after another, so that data is loaded and programs are compiled once; a process serves one group.
+one after another, so that data is loaded and programs are compiled once; a process serves one group. What is loaded and
+compiled counts for the task that is first.
 """
 import contextlib
 import dataclasses
@@ -20,6 +21,8 @@ from typing import Any, Protocol
 
 from jaxfix.errors import require
 
+BEGUN = b'\x06'
+"""What a process sends when it has a request; its answer, one line, follows."""
 _POLL_S = 0.1
 
 
@@ -32,8 +35,9 @@ class Task:
     group: tasks of a group may share a process.
     function: 'module:function', of keyword arguments that are JSON, returning JSON.
     arguments: of that function.
-    time_limit_s: wall seconds from when a process has it to its answer; None for none.
-    memory_limit_bytes: resident memory of its process; None for none.
+    time_limit_s: wall seconds from when a running process has it to its answer; None for none.
+    memory_limit_bytes: resident memory of its process, on the host and without children; None for none. A process
+      that has done others before may exceed it by what they left: then the task gets a process of its own.
   """
   name: str
   group: str
@@ -98,16 +102,19 @@ class LocalExecutor:
 
   def _serve(self, shared: '_Shared') -> None:
     """One thread: a process, replaced when the group changes or when it had to be killed."""
-    process, group = None, None
+    process, group, served = None, None, 0
     try:
       while (task := shared.take(group)) is not None:
-        if process is None or process.poll() is not None or task.group != group:
-          _kill(process)
-          process, group = self._start(), task.group
         shared.messages.put(task)
-        done = _ask(process, task, shared.stopped)
-        if done is None:
-          break
+        done = None
+        while done is None or (done.kind == 'memory_limit' and served > 1):
+          if process is None or process.poll() is not None or task.group != group:
+            _kill(process)
+            process, group, served = self._start(), task.group, 0
+          served += 1
+          done = self._ask(process, task, shared.stopped)
+          if done is None:
+            return
         shared.messages.put(done)
     except BaseException as e:   # a defect: to whoever waits for answers, who would wait for ever
       shared.messages.put(e)
@@ -121,6 +128,39 @@ class LocalExecutor:
     with open(self.log or os.devnull, 'ab') as log:
       return subprocess.Popen([sys.executable, '-m', 'jaxfix.study.worker', *self.plugins], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, stderr=log, env=environment)
+
+  def _ask(self, process: subprocess.Popen, task: Task, stopped: threading.Event) -> Done | None:
+    """Hands over a task and waits for the answer; None when stopped. A process that broke a limit is dead then."""
+    request = json.dumps({'function': task.function, 'arguments': dict(task.arguments)})
+    with contextlib.suppress(BrokenPipeError):   # it is dead, as its answer will say
+      process.stdin.write(request.encode() + b'\n')
+      process.stdin.flush()
+    begin, answer = None, b''
+    done = lambda **fields: Done(task, seconds=time.monotonic() - begin if begin else 0., **fields)
+    while not answer.endswith(b'\n'):
+      if stopped.is_set():
+        return None
+      if begin and task.time_limit_s is not None and time.monotonic() - begin > task.time_limit_s:
+        _kill(process)
+        return done(kind='time_limit', error=f'time_limit: not finished after {task.time_limit_s:g} s')
+      if task.memory_limit_bytes is not None and (used := resident_bytes(process.pid)) > task.memory_limit_bytes:
+        _kill(process)
+        return done(kind='memory_limit', error=f'memory_limit: {used / 2**30:.2f} GiB, more than '
+                                               f'{task.memory_limit_bytes / 2**30:.2f} GiB')
+      if select.select([process.stdout], [], [], _POLL_S)[0]:
+        part = os.read(process.stdout.fileno(), 1 << 16)
+        if not part:
+          status = process.wait()
+          where = f'; see {self.log.name}' if self.log else ''
+          return done(kind='died', error='died: its process ended with '
+                                         f'{f"signal {-status}" if status < 0 else f"code {status}"}{where}')
+        if begin is None and part.startswith(BEGUN):   # it has read the request: from here on time counts
+          begin, part = time.monotonic(), part[len(BEGUN):]
+        answer += part
+    reply = json.loads(answer)
+    if 'error' in reply:
+      return done(kind=reply['kind'], error=reply['error'])
+    return done(value=reply['value'])
 
 
 class _Shared:
@@ -138,37 +178,6 @@ class _Shared:
         return None
       place = next((i for i, task in enumerate(self._tasks) if task.group == group), 0)
       return self._tasks.pop(place)
-
-
-def _ask(process: subprocess.Popen, task: Task, stopped: threading.Event) -> Done | None:
-  """Hands over a task and waits for the answer; None when stopped. A process that broke a limit is dead afterwards."""
-  begin = time.monotonic()
-  done = lambda **fields: Done(task, seconds=time.monotonic() - begin, **fields)
-  request = json.dumps({'function': task.function, 'arguments': dict(task.arguments)})
-  with contextlib.suppress(BrokenPipeError):   # it is dead; `_read` says so
-    process.stdin.write(request.encode() + b'\n')
-    process.stdin.flush()
-  answer = b''
-  while not answer.endswith(b'\n'):
-    if stopped.is_set():
-      return None
-    if task.time_limit_s is not None and time.monotonic() - begin > task.time_limit_s:
-      _kill(process)
-      return done(kind='time_limit', error=f'time_limit: not finished after {task.time_limit_s:g} s')
-    if task.memory_limit_bytes is not None and (used := resident_bytes(process.pid)) > task.memory_limit_bytes:
-      _kill(process)
-      return done(kind='memory_limit', error=f'memory_limit: {used / 2**30:.2f} GiB, more than '
-                                             f'{task.memory_limit_bytes / 2**30:.2f} GiB')
-    if select.select([process.stdout], [], [], _POLL_S)[0]:
-      part = os.read(process.stdout.fileno(), 1 << 16)
-      if not part:
-        status = process.wait()
-        return done(kind='died', error=f'died: its process ended with {f"signal {-status}" if status < 0 else status}')
-      answer += part
-  reply = json.loads(answer)
-  if 'error' in reply:
-    return done(kind=reply['kind'], error=reply['error'])
-  return done(value=reply['value'])
 
 
 def resident_bytes(pid: int) -> int:

@@ -183,7 +183,8 @@ def identify(method: Method, config: Any, subject: Subject, seed: int) -> str:
     guided_by['approach_code'] = code
   return record.run_id(describe_config(config), seed, approach=method.name, subject=subject.name,
                        original=fingerprint(problem.classifier), failures=problem.failures,
-                       split_sha256=dict(subject.split_sha256), source=subject.dataset_source, **guided_by)
+                       split_sha256=dict(subject.split_sha256), source=subject.dataset_source,
+                       platform=jax.default_backend(), **guided_by)
 
 
 def repair_and_record(method: Method, config: Any, subject: Subject, folder: pathlib.Path, *, seed: int,
@@ -202,7 +203,7 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
   key = jax.random.key(seed)
   described = describe_config(config)
   identifier = identify(method, config, subject, seed)
-  if (done := _finished(folder, identifier)) is not None:
+  if (done := finished(folder, identifier)) is not None:
     return done
   for name in ('result.json', 'repaired.safetensors', 'repaired.json', 'predictions.npz', 'trace.json'):
     (folder / name).unlink(missing_ok=True)   # the record first: from here on the folder is not whole
@@ -232,7 +233,7 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
                           identifier=identifier, suite=suite)
     _log.info('%s %s', outcome, row['outcome_reason'])
   _write(folder, row, repair, comparison, subject.test.y)
-  return _finished(folder, identifier)
+  return finished(folder, identifier)
 
 
 def measure(subject: Subject, repair: Repair, *, key: jax.Array) -> Comparison:
@@ -266,8 +267,8 @@ def _write(folder: pathlib.Path, row: dict[str, Any], repair: Repair | None, com
   write_json(folder / 'result.json', row)
 
 
-def _finished(folder: pathlib.Path, identifier: str) -> Result | None:
-  """The result in `folder`, if it is whole and that of this run."""
+def finished(folder: pathlib.Path, identifier: str) -> Result | None:
+  """The result in `folder`, if it is whole and that of the run `identifier`."""
   path = folder / 'result.json'
   if not path.exists():
     return None
@@ -279,9 +280,12 @@ def _finished(folder: pathlib.Path, identifier: str) -> Result | None:
     trace = read_json(folder / 'trace.json')
     if row['counts'] is None:
       return Result(row, trace)
+    if not (folder / 'repaired.safetensors').exists():
+      return None
     with np.load(folder / 'predictions.npz', allow_pickle=False) as arrays:
       return Result(row, trace, arrays['before'], arrays['after'])
-  except (OSError, ValueError, KeyError, BadInputError, CorruptFileError):
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, BadInputError,
+          CorruptFileError):   # damaged in one way or another: it is made again
     return None
 
 

@@ -6,11 +6,11 @@ refused.
 import datetime
 import functools
 import importlib.metadata
-import inspect
 import math
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,8 +43,9 @@ FIELDS = {
 }
 """Groups of fields, in the order in which a row prints them."""
 
-VOLATILE = ('repair_seconds', 'compile_seconds', 'phase_seconds', 'peak_memory_bytes', 'started_utc', 'ended_utc')
-"""Fields that may differ between two runs of the same thing, on the same device and versions."""
+VOLATILE = ('repair_seconds', 'compile_seconds', 'phase_seconds', 'peak_memory_bytes', 'started_utc', 'ended_utc',
+            'git_commit', 'git_dirty')
+"""Fields that may differ between two runs of the same thing: times, and what a commit of other files changes."""
 OUTCOMES = ('OK', 'CORRUPTED', 'FAILURE', 'UNADAPTABLE')
 _METRICS = tuple(f for f in FIELDS['metrics'] if f not in ('corruption_acc', 'certificate'))
 
@@ -114,21 +115,25 @@ def blank_row() -> dict[str, Any]:
 
 
 def failed_row(facts: Mapping[str, Any], *, run_id: str, suite: str, seed: int, method: Method,
-               config: Mapping[str, Any], reason: str) -> dict[str, Any]:
-  """The FAILURE of a repair whose process could not write its row: it broke a limit, or died.
+               config: Mapping[str, Any], reason: str, seconds: float = 0., postprocess: str = 'none'
+               ) -> dict[str, Any]:
+  """The FAILURE of a repair, or of its post-processing, whose process wrote no row: it broke a limit, or died.
 
   Args:
     facts: a row of the same subject, or `blank_row()` with its name.
-    run_id, suite, seed, method, config: of the repair.
+    run_id, suite, seed, method, config, postprocess: as in `make_row`.
     reason: one line.
+    seconds: wall time that was spent.
   Raises:
     BadInputError: the row breaks the schema.
   """
-  config, now = jsonable(dict(config)), utc_now()
+  config, now = jsonable(dict(config)), datetime.datetime.now(datetime.UTC)
   row = dict(facts) | {
-    'run_id': run_id, 'suite': suite, 'approach': method.name, 'approach_code': method.code, 'category': method.level,
-    'seed': seed, 'outcome': 'FAILURE', 'outcome_reason': ' '.join(reason.split()), 'config': config,
-    'config_sha256': sha256_of_json(config), 'started_utc': now, 'ended_utc': now,
+    'run_id': run_id, 'suite': suite, 'approach': method.name, 'approach_code': method.code,
+    'category': method.level if postprocess == 'none' else 'postprocess', 'postprocess': postprocess, 'seed': seed,
+    'outcome': 'FAILURE', 'outcome_reason': ' '.join(reason.split()), 'config': config,
+    'config_sha256': sha256_of_json(config), 'peak_memory_bytes': None, 'root_key': None,
+    'started_utc': _iso(now - datetime.timedelta(seconds=seconds)), 'ended_utc': _iso(now),
     'deterministic': method.deterministic}
   check_row(row)
   return row
@@ -147,7 +152,10 @@ def check_row(row: Mapping[str, Any]) -> None:
   require(row['outcome'] in OUTCOMES, f'Row {row["run_id"]!r}: outcome {row["outcome"]!r} is none of {OUTCOMES}.')
   if (counts := row['counts']) is None:
     return
-  both_right, fixed, broken, both_wrong = (counts[k] for k in ('both_right', 'fixed', 'broken', 'both_wrong'))
+  names = ('both_right', 'fixed', 'broken', 'both_wrong')
+  require(isinstance(counts, Mapping) and all(isinstance(counts.get(k), int) and counts[k] >= 0 for k in names)
+          and any(counts[k] for k in names), f'Row {row["run_id"]!r}: counts must be the numbers {", ".join(names)}.')
+  both_right, fixed, broken, both_wrong = (counts[k] for k in names)
   n = both_right + fixed + broken + both_wrong
   expected = {'n_test': n, 'n_failures': fixed + both_wrong, 'acc_original': (both_right + broken) / n,
               'acc': (both_right + fixed) / n, 'nfr': broken / n,
@@ -174,13 +182,17 @@ def _models(original: Classifier, repaired: Classifier | None) -> dict[str, Any]
 
 def utc_now() -> str:
   """The time, ISO 8601 with seconds, UTC."""
-  return datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
+  return _iso(datetime.datetime.now(datetime.UTC))
+
+
+def _iso(moment: datetime.datetime) -> str:
+  return moment.strftime('%Y-%m-%dT%H:%M:%SZ')
 
 
 @functools.cache
 def versions() -> dict[str, str]:
   """Versions of everything that a number may depend on."""
-  names = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'cvxpy', 'highspy')
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scipy', 'scikit-learn', 'cvxpy', 'highspy')
   return {'python': platform.python_version(), 'jaxfix': jaxfix.__version__,
           **{name: importlib.metadata.version(name) for name in names}}
 
@@ -202,22 +214,38 @@ def git_state() -> tuple[str, bool]:
     return '', False
 
 
+# Of the study only these have a part in what a row says; the others show rows, or carry cells out.
+_MAKE_ROWS = ('cell.py', 'job.py', 'plan.py', 'record.py')
+
+
 @functools.cache
 def _code() -> str:
-  """SHA-256 over the source files of the package: results of other code are never taken for this code's."""
+  """SHA-256 over the source files that a row depends on: results of other code are never taken for this code's."""
   folder = pathlib.Path(jaxfix.__file__).parent
-  return sha256_of_json({str(f.relative_to(folder)): sha256_of_bytes(f.read_bytes())
-                         for f in sorted(folder.rglob('*.py'))})
+  shows = lambda path: (path.parts[0] == 'statistics'
+                        or path.parts[0] == 'study' and path.parts[1:] not in {(name,) for name in _MAKE_ROWS})
+  return _hash_of(folder, lambda path: not shows(path))
+
+
+def _hash_of(folder: pathlib.Path, wanted: Callable[[pathlib.Path], bool] = lambda path: True) -> str:
+  files = {f.relative_to(folder): f for f in sorted(folder.rglob('*.py'))}
+  return sha256_of_json({str(name): sha256_of_bytes(f.read_bytes()) for name, f in files.items() if wanted(name)})
 
 
 def code_beside(function: Callable) -> str | None:
-  """SHA-256 of the source file of a function from outside this package; None for one of this package (`_code`)."""
-  if function.__module__.partition('.')[0] == 'jaxfix':
+  """SHA-256 of the source of the package, or module, that an approach comes from; None for one of jaxfix."""
+  while inner := getattr(function, 'func', None) or getattr(function, '__wrapped__', None):   # partial, jit
+    function = inner
+  top = getattr(function, '__module__', type(function).__module__).partition('.')[0]
+  if top == 'jaxfix':
     return None
+  module = sys.modules.get(top)
+  if folders := getattr(module, '__path__', None):
+    return sha256_of_json([_hash_of(pathlib.Path(folder)) for folder in folders])
   try:
-    return sha256_of_bytes(pathlib.Path(inspect.getsourcefile(function)).read_bytes())
-  except (OSError, TypeError):   # defined in no file
-    return function.__module__
+    return sha256_of_bytes(pathlib.Path(module.__file__).read_bytes())
+  except (OSError, AttributeError, TypeError):   # defined in no file
+    return top
 
 
 @functools.cache

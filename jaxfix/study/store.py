@@ -84,11 +84,15 @@ def read(path: str | os.PathLike) -> Results:
 
 
 def newest(rows: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-  """The newest row of every cell (suite, subject, approach, post-processing, seed), where code or settings changed."""
+  """The newest row of every cell (suite, subject, approach, post-processing, seed), where code or settings changed.
+
+  That a cell could not even be tried, since its subject was not there, says nothing against an earlier result.
+  """
   chosen = {}
+  age = lambda row: (row['original_sha256'] is not None, row['ended_utc'])
   for row in rows:
     cell = tuple(row[k] for k in ('suite', 'subject', 'approach', 'postprocess', 'seed'))
-    if cell not in chosen or row['ended_utc'] >= chosen[cell]['ended_utc']:
+    if cell not in chosen or age(row) >= age(chosen[cell]):
       chosen[cell] = row
   return tuple(chosen.values())
 
@@ -134,7 +138,7 @@ class Writer(contextlib.AbstractContextManager):
     self.folder = pathlib.Path(folder)
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
-      self._file = open(self.folder / FILE, 'ab+')   # noqa: SIM115 (closed by __exit__)
+      self._file = open(self.folder / FILE, 'ab+', buffering=0)   # noqa: SIM115 (closed by __exit__)
     except OSError as e:
       raise OutputError(f'Cannot write {self.folder}: {e.strerror or e}. Choose another output folder.') from e
     try:
@@ -146,6 +150,9 @@ class Writer(contextlib.AbstractContextManager):
     except BlockingIOError as e:
       self._file.close()
       raise OutputError(f'Another study is writing {self.folder}; wait for it, or choose another output folder.') from e
+    except OSError as e:
+      self._file.close()
+      raise OutputError(f'Cannot lock {self.folder / FILE}: {e.strerror or e}. Choose a folder on a local disk.') from e
     except Exception:
       self._file.close()
       raise
@@ -160,7 +167,7 @@ class Writer(contextlib.AbstractContextManager):
 
   def append(self, row: Mapping[str, Any], *, predictions: Mapping[str, np.ndarray] | None = None,
              trace: Mapping[str, Any] | None = None) -> None:
-    """Adds a row, after what belongs to it; when this returns, all of it is on disk.
+    """Adds a row, after what belongs to it; when this returns, all of it has been flushed to disk.
 
     Args:
       row: of `record.make_row`.
@@ -177,11 +184,13 @@ class Writer(contextlib.AbstractContextManager):
     if trace is not None:
       write_json(self.folder / 'traces' / f'{row["run_id"]}.json', trace)
     line = json.dumps(jsonable(dict(row)), separators=(',', ':'), allow_nan=False).encode() + b'\n'
+    length = self._file.seek(0, os.SEEK_END)
     try:
-      self._file.write(line)
-      self._file.flush()
+      if self._file.write(line) != len(line):
+        raise OSError('no space left on the device')
       os.fsync(self._file.fileno())
     except OSError as e:
+      self._file.truncate(length)
       raise OutputError(f'Cannot write {self.folder / FILE}: {e.strerror or e}. Run the same command again when there '
                         'is room: what is finished is kept.') from e
     self._rows[row['run_id']] = dict(row)

@@ -2,9 +2,11 @@
 
   python -m jaxfix.study.worker [PLUGIN...]
 
-It ends when its input ends, in the middle of work too: a study that was killed leaves nothing running. What the work
-prints goes to the standard error, so that answers stay whole.
+It ends with the study, in the middle of work too: by a signal of the system where there is one (Linux), else when its
+input ends. What the work prints goes to the standard error, so that answers stay whole.
 """
+import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -18,6 +20,9 @@ from typing import Any
 from jaxfix import methods
 from jaxfix.errors import JaxfixError
 from jaxfix.files import jsonable
+from jaxfix.study.executor import BEGUN
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -32,10 +37,17 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     return {'kind': 'error', 'error': f'{type(e).__name__}: {text}'}
 
 
+def _end_with_parent() -> None:
+  """Asks for SIGKILL when the parent dies: a thread cannot notice while compiled code holds the interpreter."""
+  with contextlib.suppress(OSError, AttributeError):   # not Linux
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
   """Serves until the input ends."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)   # an interrupt is for the study, which then ends our input
-  answers = os.fdopen(os.dup(1), 'w')
+  _end_with_parent()
+  signal.signal(signal.SIGINT, signal.SIG_IGN)   # an interrupt is for the study, which then ends us
+  answers = os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)
   requests = queue.SimpleQueue()
 
@@ -48,7 +60,10 @@ def main() -> None:
   for module in sys.argv[1:]:
     methods.load_plugin(module)
   while True:
-    answers.write(json.dumps(_answer(requests.get()), allow_nan=False) + '\n')
+    request = requests.get()
+    answers.write(BEGUN)
+    answers.flush()
+    answers.write(json.dumps(_answer(request), allow_nan=False).encode() + b'\n')
     answers.flush()
 
 

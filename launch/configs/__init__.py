@@ -1,7 +1,7 @@
 """The plans of `launch.study`, one a file, each with one `PLAN`."""
 import importlib
 
-from jaxfix.errors import BadInputError, UnknownNameError, require
+from jaxfix.errors import BadInputError, JaxfixError, UnknownNameError, require
 from jaxfix.study.plan import Plan
 
 NAMES = ('digits', 'mnist', 'cifar10', 'utkface', 'cifar10s', 'imagenet', 'full')
@@ -18,9 +18,11 @@ def load(name: str) -> Plan:
     raise UnknownNameError('plan', name, NAMES)
   try:
     module = importlib.import_module(f'launch.configs.{name}' if name in NAMES else name)
-  except ModuleNotFoundError as e:
-    raise BadInputError(f'Plan {name!r} cannot be imported: {e}. Give one of {", ".join(NAMES)}, or the dotted name of '
-                        'a module on PYTHONPATH.') from e
+  except JaxfixError:
+    raise
+  except Exception as e:   # whatever a user's module does
+    raise BadInputError(f'Plan {name!r} cannot be imported ({type(e).__name__}: {e}). Give one of {", ".join(NAMES)}, '
+                        'or the dotted name of a module on PYTHONPATH.') from e
   plan = getattr(module, 'PLAN', None)
   require(isinstance(plan, Plan), f'{name} must define PLAN, a jaxfix.study.plan.Plan.')
   return plan

@@ -11,10 +11,10 @@ import pytest
 from absl.testing import absltest
 
 from jaxfix import methods
-from jaxfix.errors import JaxfixError
+from jaxfix.errors import BadInputError, CorruptFileError, JaxfixError, OutputError, UnsupportedLayerError
 from jaxfix.files import jsonable
 from jaxfix.recipe import Recipe
-from jaxfix.study import campaign, cell, record, store
+from jaxfix.study import campaign, cell, job, record, store
 from jaxfix.study.executor import Done, LocalExecutor
 from jaxfix.study.plan import Plan, SubjectPlan
 
@@ -42,6 +42,21 @@ class Here:
       done = self.spoil(done)
       self.done.append(task.name)
       yield done
+
+
+class Lost(Here):
+  """One that loses the processes of some cells before they have done anything."""
+
+  def __init__(self, ending=''):
+    super().__init__()
+    self.ending = ending
+
+  def run(self, tasks, *, on_start):
+    for task in tasks:
+      if task.function == 'jaxfix.study.cell:run' and task.name.endswith(self.ending):
+        yield Done(task, error='time_limit: not finished after 2 s', kind='time_limit', seconds=2.)
+      else:
+        yield from super().run([task], on_start=on_start)
 
 
 def _steady(rows):
@@ -109,22 +124,16 @@ class CampaignTest(absltest.TestCase):
     campaign.run(part, out=self.out, executor=Here())
     executor = Here()
     rows = campaign.run(dataclasses.replace(_PLAN, methods=('scale',)), out=self.out, executor=executor)
-    expected = {k: v for k, v in _steady(self.rows).items() if v['approach'] == 'scale'}
-    self.assertEqual({k: v | {'config': 0, 'config_sha256': 0} for k, v in _steady(rows).items()},
-                     {k: v | {'config': 0, 'config_sha256': 0} for k, v in expected.items()})
+    self.assertEqual(_steady(rows), {k: v for k, v in _steady(self.rows).items() if v['approach'] == 'scale'})
     self.assertLen((self.out / store.FILE).read_text().splitlines(), len(rows))
 
   def test_a_cell_that_is_lost_is_a_failure_and_can_be_tried_again(self):
-    def spoil(done):
-      if done.task.name.endswith('scale/seed0'):
-        return Done(done.task, error='time_limit: not finished after 1 s', kind='time_limit')
-      return done
-
     plan = dataclasses.replace(_PLAN, methods=('scale', 'needy'))
-    rows = campaign.run(plan, out=self.out, executor=Here(spoil))
+    rows = campaign.run(plan, out=self.out, executor=Lost('scale/seed0'))
     lost, = (r for r in rows if r['approach'] == 'scale' and r['seed'] == 0)
-    self.assertEqual((lost['outcome'], lost['outcome_reason']), ('FAILURE', 'time_limit: not finished after 1 s'))
+    self.assertEqual((lost['outcome'], lost['outcome_reason']), ('FAILURE', 'time_limit: not finished after 2 s'))
     self.assertEqual(lost['n_test'], next(r for r in rows if r['seed'] == 1)['n_test'])
+    self.assertLess(lost['started_utc'], lost['ended_utc'])
     again = Here()
     self.assertEqual(campaign.run(plan, out=self.out, executor=again), rows)
     self.assertEqual(again.done, ['digits_mlp'])   # only made ready: failures stay, unless they are asked for
@@ -167,6 +176,65 @@ class CampaignTest(absltest.TestCase):
     self.assertGreater(cuts, 5)
     self.assertEqual(_steady(rows), expected)
     self.assertLen((self.out / store.FILE).read_text().splitlines(), len(rows))
+
+  def test_a_finished_repair_outlives_a_lost_worker(self):
+    """Whatever strikes in post-processing, the repair is not a failure, nor done again."""
+    plan = dataclasses.replace(_PLAN, methods=('scale',), postprocess=())
+    campaign.run(plan, out=self.out, executor=Here())
+    more = dataclasses.replace(plan, postprocess=('sv',))
+    shutil.rmtree(self.out / 'cells/digits_mlp/scale/seed0')   # only the store remembers that one
+    rows = campaign.run(more, out=self.out, executor=Lost())
+    self.assertEqual({(r['seed'], r['postprocess'], r['outcome']) for r in rows},
+                     {(s, p, o) for s in (0, 1) for p, o in (('none', 'OK'), ('sv', 'FAILURE'))})
+    with mock.patch.object(methods, 'run', wraps=methods.run) as repairs:
+      rows = campaign.run(more, out=self.out, executor=Here(), retry_failures=True)
+    self.assertEqual({r['outcome'] for r in rows}, {'OK'})
+    self.assertEqual(repairs.call_count, 1)   # of seed 0, whose folder is gone
+
+  def test_retrying_failures_leaves_finished_repairs_alone(self):
+    shutil.copytree(self.reference, self.out)
+    (self.out / store.FILE).unlink()
+    with mock.patch.object(methods, 'run', side_effect=AssertionError('repaired again')):
+      rows = campaign.run(dataclasses.replace(_PLAN, methods=('scale', 'needy')), out=self.out, executor=Here(),
+                          retry_failures=True)
+    self.assertEqual(_steady(rows), {k: v for k, v in _steady(self.rows).items() if v['approach'] != 'remembering'})
+
+  def test_any_error_of_an_approach_is_a_row(self):
+    for error in (UnsupportedLayerError('lay'), CorruptFileError('cut'), MemoryError(), JaxfixError('')):
+      with self.subTest(type(error).__name__), tempfile.TemporaryDirectory() as out:
+        plan = dataclasses.replace(_PLAN, methods=('scale', 'needy'), seeds=(0,), attack_radii=(), postprocess=())
+        with mock.patch.object(methods, 'run', side_effect=error):
+          rows = campaign.run(plan, out=out, executor=Here())
+        self.assertEqual({r['approach']: r['outcome'] for r in rows}, {'scale': 'FAILURE', 'needy': 'FAILURE'})
+
+  def test_a_full_disk_stops_the_study_in_one_line(self):
+    full = mock.patch.object(job, 'repair_and_record', side_effect=OutputError('Cannot write x: No space left.'))
+    with full, self.assertRaisesRegex(JaxfixError, 'No space left'):
+      campaign.run(_PLAN, out=self.out, executor=Here())
+    self.assertEqual(store.read(self.out).rows, ())
+
+  def test_a_subject_that_is_away_for_a_while_spoils_nothing(self):
+    other = SubjectPlan('moons_mlp', recipe=_SUBJECT.recipe)
+    plan = dataclasses.replace(_PLAN, methods=('needy',), subjects=(_SUBJECT, other))
+    before = campaign.run(plan, out=self.out, executor=Here())
+    away = lambda done: Done(done.task, error='died', kind='died') if done.task.name == 'digits_mlp' else done
+    campaign.run(plan, out=self.out, executor=Here(away))
+    after = campaign.run(plan, out=self.out, executor=Here())
+    self.assertEqual(after, before)
+    self.assertEqual({r['outcome'] for r in store.newest(store.read(self.out).rows)}, {'UNADAPTABLE'})
+
+  def test_another_name_for_the_same_cells_is_refused(self):
+    shutil.copytree(self.reference, self.out)
+    with self.assertRaisesRegex(BadInputError, 'tiny'):
+      campaign.run(dataclasses.replace(_PLAN, name='other'), out=self.out, executor=Here())
+
+  def test_settings_have_folders_of_their_own(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0,), postprocess=(), attack_radii=())
+    campaign.run(plan, out=self.out, executor=Here())
+    campaign.run(dataclasses.replace(plan, settings={'scale.scale': '0.1'}), out=self.out, executor=Here())
+    with mock.patch.object(methods, 'run', side_effect=AssertionError('repaired again')):
+      rows = campaign.run(dataclasses.replace(plan, postprocess=('sv',)), out=self.out, executor=Here())
+    self.assertEqual({r['outcome'] for r in rows}, {'OK'})
 
   def test_what_changes_while_it_runs_stops_it(self):
     class Stale(Here):

@@ -26,6 +26,13 @@ def allocate(*, mebibytes):
   time.sleep(30)
 
 
+def keep(*, mebibytes):
+  """Leaves memory behind."""
+  _kept.append(np.ones((mebibytes, 1 << 17)))
+  time.sleep(1)
+  return os.getpid()
+
+
 def die():
   os.kill(os.getpid(), signal.SIGSEGV)
 

@@ -25,7 +25,7 @@ class LocalExecutorTest(absltest.TestCase):
       _task('two', 'square', x=2), _task('fails', 'fail'), _task('refuses', 'refuse'), _task('nan', 'nan'),
       _task('slow', 'sleep', seconds=60, time_limit_s=0.5), _task('after slow', 'square', x=3),
       _task('dies', 'die', group='b'), _task('large', 'allocate', group='b', mebibytes=600, memory_limit_bytes=2**29),
-      _task('after death', 'square', group='b', x=4)]
+      _task('after death', 'square', group='b', x=4, memory_limit_bytes=2**29)]
     started = []
     answers = {d.task.name: d for d in LocalExecutor(2, log).run(tasks, on_start=lambda t: started.append(t.name))}
     self.assertCountEqual(answers, [t.name for t in tasks])
@@ -72,6 +72,12 @@ class LocalExecutorTest(absltest.TestCase):
     while _alive(pid) and time.monotonic() < deadline:
       time.sleep(0.05)
     self.assertFalse(_alive(pid))
+
+  def test_a_process_that_earlier_tasks_have_filled_is_replaced(self):
+    tasks = [_task(f'keeps{i}', 'keep', mebibytes=200, memory_limit_bytes=450 * 2**20) for i in range(2)]
+    answers = list(LocalExecutor().run(tasks))
+    self.assertEqual([d.kind for d in answers], ['', ''])
+    self.assertNotEqual(*(d.value for d in answers))
 
   def test_no_workers(self):
     with self.assertRaisesRegex(BadInputError, 'workers'):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from absl.testing import absltest
 from jaxfix.study import record, store
 
 _KILLS = 50
-_LONGEST_S = 25.   # about twice the time from the start of a process to its first finished cell
 
 
-def _study(out, **options):
+def _study(out, counts):
   command = [sys.executable, '-m', 'launch.study', '--plan=tests.study.tiny_plan', '--plugin=tests.study.scale_plugin',
              '--workers=2', f'--out={out}']
-  return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+  counts.mkdir(exist_ok=True)
+  return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          env={**os.environ, 'COUNT_REPAIRS': str(counts)})
 
 
 def _steady(rows):
@@ -32,34 +34,38 @@ class KillTest(absltest.TestCase):
   @pytest.mark.slow
   def test_killed_at_random_moments(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    undisturbed, killed = folder / 'undisturbed', folder / 'killed'
-    self.assertEqual(_study(undisturbed).wait(), 0)
+    undisturbed, killed, counts = folder / 'undisturbed', folder / 'killed', folder / 'counts'
+    begin = time.monotonic()
+    self.assertEqual(_study(undisturbed, folder / 'other').wait(), 0)
+    whole_s = time.monotonic() - begin
     expected = _steady(store.read(undisturbed).rows)
     self.assertLen(expected, 80)
 
     moments = np.random.default_rng(0)
     sizes, interrupted, seen = [], 0, {}
     for _ in range(_KILLS):
-      process = _study(killed)
+      process = _study(killed, counts)
       try:
-        process.wait(timeout=moments.uniform(0, _LONGEST_S))
+        process.wait(timeout=moments.uniform(0, 0.6 * whole_s))
       except subprocess.TimeoutExpired:
         interrupted += 1
-      os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        os.killpg(process.pid, signal.SIGKILL)
       process.wait()
-      process.stderr.close()
       rows = {r['run_id']: r for r in store.read(killed).rows} if (killed / store.FILE).exists() else {}
       for run_id, row in seen.items():   # a finished row stays as it is, times included
         self.assertEqual(rows[run_id], row)
       seen = rows
       sizes.append(len(rows))
-    self.assertEqual(_study(killed).wait(), 0)
+    self.assertEqual(_study(killed, counts).wait(), 0)
     self.assertEqual(_steady(store.read(killed).rows), expected)
     lines = (killed / store.FILE).read_text().splitlines()
+    self.assertLen({json.loads(line)['run_id'] for line in lines}, len(lines))
     self.assertLen(lines, len(expected))
-    repairs = [json.loads(line)['run_id'] for line in lines]
-    self.assertLen(set(repairs), len(repairs))
-    print(f'{interrupted} of {_KILLS} interrupted; rows after each: {sizes}')
+    # A repair is begun again only if the kill struck while it was at work: at most one a worker and kill.
+    begun = len(list(counts.iterdir()))
+    self.assertBetween(begun, 40, 40 + 2 * interrupted)
+    self.assertGreaterEqual(interrupted, 10)
+    print(f'{interrupted} of {_KILLS} interrupted, {begun} repairs begun for 40; rows after each: {sizes}')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,8 @@
 """A tiny approach outside the package, as a user would write it: scales the last layer's bias at random."""
 import dataclasses
+import os
+import pathlib
+import uuid
 
 import jax
 
@@ -18,6 +21,8 @@ class Config:
 
 
 def repair(problem, config, key):
+  if folder := os.environ.get('COUNT_REPAIRS'):   # a file a repair, for tests that count them
+    (pathlib.Path(folder) / uuid.uuid4().hex).touch()
   params = problem.classifier.params
   last = sorted(params)[-1]
   bias = params[last]['bias']

@@ -99,6 +99,7 @@ class Config:
     require(self.rounds >= 1, f'rounds must be at least 1, got {self.rounds}.')
     require(self.block >= 1, f'block must be at least 1, got {self.block}.')
     require(not isinstance(self.layers, int) or self.layers >= 1, f'layers must be at least 1, got {self.layers}.')
+    require(self.layers != (), 'layers must name at least one layer; None is for all.')
     for name, allowed in (('formula', FORMULAS), ('importance', ('spectrum', 'ablation')),
                           ('schedule', ('joint', 'sequential'))):
       require(getattr(self, name) in allowed, f'{name} must be one of {allowed}, got {getattr(self, name)!r}.')
