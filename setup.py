@@ -41,7 +41,8 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['jaxfix', 'jaxfix.*', 'launch', 'launch.*']),
-  package_data={'jaxfix': ['study/templates/*', 'study/published/*']},
+  package_data={'jaxfix': ['study/templates/*', 'study/published/*'],
+                'launch': ['results/*/*.jsonl', 'results/*/*/*.json', 'results/*/*/*.npz']},
   install_requires=_CORE,
   extras_require={
     'cuda': ['jax[cuda12]>=0.10'],
