@@ -322,9 +322,10 @@ def _choice(c: _Candidate, score: float, ranked: bool, situation: Situation) -> 
 def _notes(situation: Situation, measured: Sequence[_Candidate], candidates: Sequence[_Candidate],
            rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
   notes = []
-  used = sorted({s for c in measured for s in c.outcomes})
+  tried = {s for c in measured for s in c.outcomes}
+  seen = [row for row in rows if row['subject'] in tried and row['device_kind'] is not None]   # its subject was there
+  used, devices = (sorted({row[field] for row in seen}) for field in ('subject', 'device_kind'))
   if used:
-    devices = sorted({row['device_kind'] for row in rows if row['subject'] in used})
     notes.append(f'Measured on {", ".join(used)}; times are those of {", ".join(devices)}, yours will differ.')
   else:
     notes.append('No measured rows fit the situation; run launch.study for evidence of your own.')

@@ -5,7 +5,7 @@ import json
 from absl.testing import absltest, parameterized
 
 from jaxfix import errors, methods
-from jaxfix.study import published, recommend
+from jaxfix.study import published, recommend, record
 from jaxfix.study.recommend import Situation
 from tests.study import rows as sample
 
@@ -90,6 +90,15 @@ class ConstraintsTest(parameterized.TestCase):
     self.assertIn('CORRUPTED on digits_mlp: accuracy fell', advice.choices[0].cautions)
     self.assertEqual(excluded(advice), {
       'arachne': 'FAILURE on mnist_lenet5: repair: RepairFailure: nothing localized'})
+
+  def test_a_subject_that_could_not_be_loaded(self):
+    lost = [record.failed_row(record.blank_row() | {'subject': 'cifar10_vgg16', 'published_subject': 'CIFAR10'},
+                              run_id='0' * 16, suite='test', seed=0, method=methods.get('arachne'), config={},
+                              reason='subject: no data')]
+    advice = advise(cell('care') + lost)
+    self.assertEqual(advice.notes, ('Measured on mnist_lenet5; times are those of cpu, yours will differ.',))
+    self.assertEqual(excluded(advice), {'arachne': 'FAILURE on cifar10_vgg16: subject: no data'})
+    self.assertStartsWith(advise(lost).notes[0], 'No measured rows')
 
   def test_size_chooses_the_subject(self):
     rows = (cell('care', fixed=90) + cell('arachne', fixed=10)
