@@ -49,9 +49,13 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
 
 
 def console() -> Console:
-  """Where progress and tables go: the terminal, at least 100 columns wide when it is a file or a pipe."""
-  out = Console()
-  return out if out.is_terminal else Console(width=max(out.width, 120))
+  """Where progress and tables go: the terminal, at least 100 columns wide when it is a file or a pipe.
+
+  Text is printed as it is: reasons and names may hold what would be Rich's markup, like '[/tmp/x]' or ':key:'.
+  """
+  plain = {'markup': False, 'emoji': False}
+  out = Console(**plain)
+  return out if out.is_terminal else Console(width=max(out.width, 120), **plain)
 
 
 def settings(assignments: Sequence[str], flag: str = 'set') -> dict[str, str]:

@@ -31,6 +31,17 @@ class RecommendTest(absltest.TestCase):
     for words in ('Recommended by measured figures', 'CARE', 'too slow: 500 s', run):
       self.assertIn(words, done.stdout)
 
+  def test_reasons_are_no_markup(self):
+    with tempfile.TemporaryDirectory() as folder:
+      sample.write_store(pathlib.Path(folder), [
+        sample.make_row('care', outcome='FAILURE', outcome_reason='[/tmp/x]'),
+        sample.make_row('arachne'), sample.make_row('arachne', 'digits_mlp', outcome='FAILURE',
+                                                    outcome_reason='[red]:key:')])
+      done = self.run_program(f'--results={folder}', '--nopublished')
+    self.assertEqual((done.returncode, done.stderr), (0, ''))
+    for words in ('[/tmp/x]', '[red]:key:'):
+      self.assertIn(words, done.stdout)
+
   def test_unknown_name(self):
     done = self.run_program('--keep=fairnes')
     self.assertEqual((done.returncode, done.stdout), (2, ''))
