@@ -103,7 +103,7 @@ def _parse(text: bytes, file: pathlib.Path) -> dict[str, dict[str, Any]]:
   lines = text.split(b'\n')   # the last part is what follows the last newline: nothing, or a torn line
   for number, line in enumerate(lines[:-1], start=1):
     try:
-      row = json.loads(line)
+      row = json.loads(line, parse_constant=_refuse_constant)
       require(isinstance(row, dict), 'it is not an object')
     except (UnicodeDecodeError, json.JSONDecodeError, BadInputError) as e:
       raise CorruptFileError(f'{file}, line {number}, is not a row ({e}). Restore the file, or delete that line: its '
@@ -117,6 +117,10 @@ def _parse(text: bytes, file: pathlib.Path) -> dict[str, dict[str, Any]]:
       raise BadInputError(f'{file}, line {number}: {e}') from e
     rows[row['run_id']] = row
   return rows
+
+
+def _refuse_constant(name: str) -> None:
+  raise BadInputError(f'{name} is no JSON; what has no value is null, never NaN')
 
 
 def _in_order(rows: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], ...]:

@@ -94,6 +94,14 @@ class StoreTest(parameterized.TestCase):
       self._file.write_bytes(lines[0])
     self._write(make_row(seed=1))
 
+  @parameterized.parameters('NaN', 'Infinity', '-Infinity')
+  def test_what_json_does_not_know_is_damage(self, constant):
+    self._write(make_row(seed=0), make_row(seed=1, corruption_acc=0.125))
+    self._file.write_text(self._file.read_text().replace('0.125', constant))
+    for act in (store.read, store.Writer):
+      with self.assertRaisesRegex(CorruptFileError, f'line 2.*{constant}.*null, never NaN'):
+        act(self.folder)
+
   @parameterized.named_parameters(
     ('identity', {'acc': 0.5}, 'acc is 0.5'), ('schema', {'schema': 'jaxfix-results/9'}, 'schema'),
     ('outcome', {'outcome': 'MAYBE'}, 'outcome'))
