@@ -39,7 +39,8 @@ def deviations(results: Results, published: Published | None) -> tuple[Deviation
   if not rows:
     return ()
   summaries = summarize(rows)
-  first = {row['subject']: row for row in reversed(rows)}
+  # a subject that could not be loaded for one approach has rows without its facts: one with them says more
+  first = {row['subject']: row for row in sorted(reversed(rows), key=lambda r: r['original_sha256'] is not None)}
   by_subject = [d for name in dict.fromkeys(s.subject for s in summaries)
                 for d in _subject(first[name], rows, published)]
   return (*by_subject, _approaches(summaries), _seeds(rows), _attacked(rows), _attack_output(), _limits(rows),
@@ -58,18 +59,19 @@ def deviations_table(results: Results, published: Published | None) -> Table:
 def _subject(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], published: Published | None) -> list[Deviation]:
   """Size, data and attack radius of one subject."""
   name, known = row['subject'], published.subjects.get(row['published_subject']) if published else None
-  sizes = ' + '.join(f'{row[f"n_{split}"]:,}' for split in _SPLITS)
+  sizes = ' + '.join('-' if (n := row[f'n_{split}']) is None else f'{n:,}' for split in _SPLITS)
+  source = row['dataset_source'] or '-'
   attacked = next((r for r in rows if r['subject'] == name and r['asr_eps'] is not None), None)
   eps = f'{attacked["asr_eps"]:g}, {attacked["asr_eps_space"]} space' if attacked else 'no attack'
   if known is None:
-    standin = f'stand-in, data {row["dataset_source"]}, sizes {sizes}'
+    standin = f'stand-in, data {source}, sizes {sizes}'
     return [Deviation(f'{name}: subject', 'no counterpart', standin, True),
             Deviation(f'{name}: attack radius', 'no counterpart', eps, True)]
   text = ' + '.join(f'{getattr(known, f"n_{split}"):,}' for split in _SPLITS)
   same_eps = attacked is not None and attacked['asr_eps'] == known.epsilon and attacked['asr_eps_space'] == 'normalized'
   return [
     Deviation(f'{name}: train + valid + repair + test', text, sizes, not _same_sizes(row, known)),
-    Deviation(f'{name}: data', known.dataset, row['dataset_source'], row['dataset_source'].startswith('synthetic')),
+    Deviation(f'{name}: data', known.dataset, source, source == '-' or source.startswith('synthetic')),
     Deviation(f'{name}: attack radius', f'{known.epsilon:g}, normalized space', eps, not same_eps)]
 
 
@@ -125,8 +127,8 @@ def _test(summaries: Sequence[Summary]) -> Deviation:
 
 
 def _hardware(rows: Sequence[Mapping[str, Any]]) -> Deviation:
-  devices = sorted({f'{r["device_count"]} {r["device_kind"]}, {r["host_cpu"]}' for r in rows})
-  return Deviation('hardware, for times', 'two RTX 3090, Xeon Gold 6326', '; '.join(devices), True)
+  devices = sorted({f'{r["device_count"]} {r["device_kind"]}, {r["host_cpu"]}' for r in rows if r['device_kind']})
+  return Deviation('hardware, for times', 'two RTX 3090, Xeon Gold 6326', '; '.join(devices) or '-', True)
 
 
 def _options(rows: Sequence[Mapping[str, Any]]) -> list[Deviation]:

@@ -8,7 +8,7 @@ from jaxfix.files import jsonable
 from jaxfix.methods.method import describe_config
 from jaxfix.study import deviations, published
 from jaxfix.study.store import Results
-from tests.study.rows import make_row, make_rows
+from tests.study.rows import make_row, make_rows, unloaded_row
 
 _AS_PUBLISHED = dict(n_train=54000, n_valid=6000, n_repair=5000, counts=(4890, 60, 10, 40))
 
@@ -49,6 +49,16 @@ class DeviationsTest(parameterized.TestCase):
     self.assertEqual(found['digits_mlp: subject'].study, 'no counterpart')
     self.assertStartsWith(found['digits_mlp: subject'].report, 'stand-in, data npz, sizes 54,000')
     self.assertEqual(_found(make_rows(['care']), printed=False)['mnist_lenet5: subject'].study, 'no counterpart')
+
+  def test_what_a_subject_that_was_not_loaded_leaves_open_is_a_dash(self):
+    found = _found([unloaded_row()])
+    self.assertEqual([found[name].report for name in (
+      'mnist_lenet5: train + valid + repair + test', 'mnist_lenet5: data', 'hardware, for times')],
+      ['- + - + - + -', '-', '-'])
+    for rows in ([unloaded_row(), *_like_the_study()], [*_like_the_study(), unloaded_row()]):   # another row knows
+      found = _found(rows)
+      self.assertFalse(found['mnist_lenet5: train + valid + repair + test'].differs)
+      self.assertEqual(found['hardware, for times'].report, '1 cpu, a processor')
 
   def test_seeds_and_approaches(self):
     rows = [*make_rows(['care', 'adrep'], seeds=(0, 1)), *make_rows(['hudd'], seeds=(0,))]

@@ -13,7 +13,7 @@ from jaxfix.study import bundle, digest, outline, published, report
 from jaxfix.study.aggregate import summarize
 from jaxfix.study.store import Results
 from tests.study.plots_test import write_store
-from tests.study.rows import make_row, make_rows
+from tests.study.rows import make_row, make_rows, unloaded_row
 
 _NASTY = 'a_b & <c> 100% ± $x$ {y} #1 ~^\\ "q" | `z` *s*'
 
@@ -158,12 +158,16 @@ class BundleContentTest(_FolderTest):
     ('one approach, one seed', [make_row()]), ('one stand-in', [make_row(subject='digits_lenet5')]),
     ('all failed', [make_row(outcome='FAILURE'), make_row('arachne', outcome='UNADAPTABLE')]),
     ('corrupted', [make_row(outcome='CORRUPTED', counts=(700, 5, 290, 5))]),
-    ('only combinations', [make_row(postprocess='sv')]), ('no failures', [make_row(counts=(990, 0, 10, 0))]))
+    ('only combinations', [make_row(postprocess='sv')]),
+    ('unloaded', [unloaded_row()]), ('unloaded stand-in', [unloaded_row(subject='digits_mlp'), make_row()]),
+    ('no failures', [make_row(counts=(990, 0, 10, 0))]))
   def test_little_data_still_gives_a_report(self, rows):
     for tables in (None, published.load()):
       self.write(rows, published=tables)
       self.assertEmpty(_Page((self.out / 'index.html').read_text()).open)
-      self.assertNotIn('nan', (self.out / 'report.md').read_text().lower().split())
+      text = (self.out / 'report.md').read_text()
+      self.assertNotIn('nan', text.lower().split())
+      self.assertNotRegex(text, r'None (x |None)|\bon:? None')
 
   def test_without_published_tables_nothing_is_compared(self):
     self.write(make_rows(('apricot', 'arachne')), published=None)

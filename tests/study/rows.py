@@ -1,6 +1,7 @@
 """Valid rows of results for tests: every row passes `record.check_row`, and the same arguments give the same row.
 
-`make_row` is one row from counts; `make_rows` a matrix of approaches, subjects and seeds with plausible figures.
+`make_row` is one row from counts; `make_rows` a matrix of approaches, subjects and seeds with plausible figures;
+`unloaded_row` that of a cell whose subject could not be loaded.
 """
 import hashlib
 import json
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfix import methods
 from jaxfix.study import record
 
 APPROACHES = {
@@ -81,6 +83,15 @@ def make_row(approach: str = 'apricot', subject: str = 'mnist_lenet5', seed: int
   row |= fields
   record.check_row(row)
   return row
+
+
+def unloaded_row(approach: str = 'arachne', subject: str = 'mnist_lenet5', seed: int = 0, **fields: Any
+                 ) -> dict[str, Any]:
+  """The row of a cell whose subject could not be loaded: of it nothing but the name is known, nor any device."""
+  facts = record.blank_row() | {'subject': subject, 'published_subject': PUBLISHED.get(subject, '')}
+  row = record.failed_row(facts, run_id='f' * 16, suite='test', seed=seed, method=methods.get(approach), config={},
+                          reason='subject: DataNotFoundError: no file [/tmp/x]')
+  return row | {'git_commit': 'c' * 40, 'git_dirty': False, **fields}
 
 
 def make_rows(approaches: Sequence[str] = ('apricot', 'arachne', 'care'), subjects: Sequence[str] = ('mnist_lenet5',),

@@ -33,10 +33,10 @@ def durations(summaries: Sequence[Summary], rows: Sequence[Mapping[str, Any]], p
 
 
 def hardware(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Devices and processors of the rows, in words."""
+  """Devices and processors of the rows that ran on one, in words."""
   machines = dict.fromkeys(
     row['host_cpu'] if row['platform'] == 'cpu' else f'{row["device_count"]} x {row["device_kind"]}, {row["host_cpu"]}'
-    for row in rows)
+    for row in rows if row['device_kind'])
   return '; '.join(sorted(m for m in machines if m)) or 'unknown hardware'
 
 

@@ -31,7 +31,9 @@ def subjects(v: View) -> list[Table]:
 def _cells(v: View, column: Column) -> list[Cell]:
   known = v.published.subjects.get(column.dataset) if v.published else None
   printed = _printed(known) if known else [''] * (len(_COLUMNS) - 1)
-  row = next((r for r in v.results.rows if r['subject'] == column.subject), None)
+  measured = [r for r in v.results.rows if r['subject'] == column.subject]
+  # rows of a subject that could not be loaded have no facts
+  row = next((r for r in measured if r['original_sha256'] is not None), measured[0] if measured else None)
   if row is None:
     return [Cell(text, p, title='the subject has no row in these results' if text else '')
             for text, p in zip(['not run'] + [''] * (len(printed) - 1), printed, strict=True)]
@@ -39,13 +41,12 @@ def _cells(v: View, column: Column) -> list[Cell]:
   accuracy = v.originals(column)[0]
   ours.append(Cell(percent(accuracy), sort=None if accuracy != accuracy else accuracy))
   ours += [_count(row[f'n_{split}']) for split in ('train', 'valid', 'repair', 'test')]
-  measured = [r for r in v.results.rows if r['subject'] == column.subject]
   failures = next((r['n_failures'] for r in measured if r['n_failures'] is not None), None)
   attacked = next((r for r in measured if r['asr_eps'] is not None), None)
   space = '' if attacked is None or attacked['asr_eps_space'] == 'normalized' else f' ({attacked["asr_eps_space"]})'
   radius = Cell(f'{attacked["asr_eps"]:g}{space}', sort=attacked['asr_eps']) if attacked else Cell('-')
   ours += [_count(failures), radius,
-           Cell(', '.join(sorted({r['dataset_source'] for r in measured})))]
+           Cell(', '.join(sorted({r['dataset_source'] for r in measured} - {''})) or '-')]
   return [Cell(c.text, p, sort=c.sort, title=c.title) for c, p in zip(ours, printed, strict=True)]
 
 

@@ -29,8 +29,9 @@ def time_text(seconds: float) -> str:
 def times(v: View) -> list[Table]:
   """The wide table, and one a measured subject with ranks and ratios."""
   rows = [[Cell(line.label), *(_cell(v, line, column, published=True) for column in v.columns)] for line in v.lines]
-  devices = sorted({f'{r["device_count"]} {r["device_kind"]}, {r["host_cpu"]}' for r in v.results.rows})
-  notes = (f'Mean wall time of the repair, compilation included, on: {"; ".join(devices)}.',
+  devices = sorted({f'{r["device_count"]} {r["device_kind"]}, {r["host_cpu"]}' for r in v.results.rows
+                    if r['device_kind']})
+  notes = (f'Mean wall time of the repair, compilation included, on: {"; ".join(devices) or "-"}.',
            'Seconds measured on different hardware do not compare; ranks and ratios do.')
   wide = Table('T5', 'Time of a repair', ('Approach', *(f'{c.title} [h:min or min:s]' for c in v.columns)),
                marked(rows, dict.fromkeys(range(1, len(v.columns) + 1), -1)), rules(v.lines),
