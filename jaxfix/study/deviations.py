@@ -39,8 +39,8 @@ def deviations(results: Results, published: Published | None) -> tuple[Deviation
   if not rows:
     return ()
   summaries = summarize(rows)
-  # a subject that could not be loaded for one approach has rows without its facts: one with them says more
-  first = {row['subject']: row for row in sorted(reversed(rows), key=lambda r: r['original_sha256'] is not None)}
+  loaded = [row for row in rows if row['original_sha256'] is not None]   # other rows lack the subject's facts
+  first = {row['subject']: row for row in (*reversed(rows), *reversed(loaded))}
   by_subject = [d for name in dict.fromkeys(s.subject for s in summaries)
                 for d in _subject(first[name], rows, published)]
   return (*by_subject, _approaches(summaries), _seeds(rows), _attacked(rows), _attack_output(), _limits(rows),
