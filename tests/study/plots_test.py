@@ -172,6 +172,29 @@ class MissingDataTest(parameterized.TestCase):
       plots.images(p)
 
 
+class AttackTest(absltest.TestCase):
+
+  def plots(self, *curves):
+    """Of seeds with these (n, rate of the repaired model) at one radius."""
+    with tempfile.TemporaryDirectory() as folder:
+      with store.Writer(folder) as writer:
+        for seed, (n, rate) in enumerate(curves):
+          curve = {'eps': [0.1], 'original': [rate and 0.8], 'repaired': [rate], 'n': n}
+          writer.append(make_row(seed=seed), trace={'curves': {}, 'selected': None, 'notes': [], 'edits': 0,
+                                                    'asr_curve': curve})
+      return by_id(plots.all_plots(store.read(folder), None))
+
+  def test_without_an_eligible_input_there_is_no_curve(self):
+    self.assertNotIn('P13.mnist_lenet5', self.plots((0, None)))
+    self.assertNotIn('P13.mnist_lenet5', self.plots((0, 0.)))
+
+  def test_a_seed_without_an_eligible_input_leaves_the_others(self):
+    found = self.plots((0, None), (50, 0.5))['P13.mnist_lenet5']
+    row, = [r for r in records(found) if r['model'] == 'repaired']
+    self.assertEqual((row['asr'], row['n'], row['seeds']), (0.5, 50, 1))
+    plots.images(found)
+
+
 class TradeOffTest(parameterized.TestCase):
 
   @parameterized.parameters((970, 12, 5, 13), (500, 100, 200, 200), (990, 3, 3, 4))

@@ -25,6 +25,7 @@ def attack_curves(subject: str, summaries: Sequence[Summary], results: Results) 
     runs = [row['run_id'] for row in results.rows
             if (row['approach'], row['subject'], row['postprocess']) == (s.approach, subject, 'none')]
     found = [c for r in runs if (trace := results.trace(r)) and (c := trace.get('asr_curve'))]
+    found = [c for c in found if c['n'] and None not in (*c['original'], *c['repaired'])]   # someone was attacked
     found = [c for c in found if c['eps'] == found[0]['eps']]   # seeds of one plan have one grid
     if found:
       rates = {k: np.mean([np.asarray(c[k], float) for c in found], axis=0) for k in ('original', 'repaired')}
