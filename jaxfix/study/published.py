@@ -117,7 +117,7 @@ def load(folder: str | os.PathLike | None = None) -> Published:
       may be absent.
   Raises:
     DataNotFoundError: a file is missing.
-    CorruptFileError: a file lacks a column, or a figure is no number.
+    CorruptFileError: a file lacks a column, a row has too few or too many cells, or a figure is no number.
   """
   return _packaged() if folder is None else _load(pathlib.Path(folder))
 
@@ -150,9 +150,13 @@ def _load(folder: Any) -> Published:
 
 def _read(path: Any) -> list[dict[str, str]]:
   try:
-    return list(csv.DictReader(path.read_text(encoding='utf-8').splitlines()))
+    rows = list(csv.DictReader(path.read_text(encoding='utf-8').splitlines()))
   except OSError as e:
     raise DataNotFoundError(f'No published figures {path.name} in {path.parent}.') from e
+  for number, row in enumerate(rows, start=1):   # the reader fills short lines, and files what is too much, with None
+    if None in row or None in row.values():
+      raise CorruptFileError(f'{path}: row {number} does not have as many cells as there are columns.')
+  return rows
 
 
 def _subject(row: Mapping[str, str]) -> PublishedSubject:

@@ -85,6 +85,10 @@ class PublishedTest(parameterized.TestCase):
     table.write_text(text.replace('published_text', 'printed', 1))
     with self.assertRaisesRegex(CorruptFileError, 'published_text'):
       published.load(folder)
+    for lines in (text.rstrip('\n').rpartition(',')[0], text.rstrip('\n') + ',more'):
+      table.write_text(lines)
+      with self.assertRaisesRegex(CorruptFileError, 'study_table6_time.csv: row 80 does not'):
+        published.load(folder)
     table.unlink()
     with self.assertRaisesRegex(DataNotFoundError, 'study_table6_time.csv'):
       published.load(folder)
