@@ -2,7 +2,8 @@
 
 Decided here: the new folder is written beside the old one; the old one is moved aside, the new one renamed into its
 place, the old one removed. A run killed in between the two renames leaves the old one whole under `.NAME.*.old`. Only a
-folder that this program wrote (its manifest says so) and that holds nothing else is ever replaced.
+folder that holds nothing but what this program wrote, byte for byte as its manifest has it, is ever replaced; that is
+looked at before the work and again at its end. A link to a folder stays, and what it points to is replaced.
 """
 import contextlib
 import os
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jaxfix
-from jaxfix.errors import CorruptFileError, OutputError, require
+from jaxfix.errors import CorruptFileError, DataNotFoundError, OutputError, require
 from jaxfix.files import read_json, sha256_of_bytes, write_json
 
 MANIFEST = 'manifest.json'
@@ -28,9 +29,9 @@ def replacing_folder(path: str | os.PathLike, about: Mapping[str, Any]) -> Itera
     path: of the bundle: absent, empty, or an earlier bundle.
     about: further entries of the manifest.
   Raises:
-    OutputError: `path` holds something else, or cannot be written.
+    OutputError: `path` holds something else, at the start or at the end, or cannot be written.
   """
-  path = pathlib.Path(os.path.abspath(path))
+  path = pathlib.Path(os.path.realpath(path))
   check_replaceable(path)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +43,7 @@ def replacing_folder(path: str | os.PathLike, about: Mapping[str, Any]) -> Itera
     write_json(partial / MANIFEST, {'generator': _GENERATOR, 'version': jaxfix.__version__, **about,
                                     'files': _hashes(partial)})
     partial.chmod(0o755)
+    check_replaceable(path)   # somebody may have saved a file there meanwhile
     _exchange(partial, path)
   except OSError as e:
     raise OutputError(f'Cannot write {path}: {e.strerror or e}.') from e
@@ -50,19 +52,22 @@ def replacing_folder(path: str | os.PathLike, about: Mapping[str, Any]) -> Itera
 
 
 def check_replaceable(path: pathlib.Path) -> None:
-  """Raises `OutputError` where `path` is not a folder, or holds files that no report wrote."""
+  """Raises `OutputError` where `path` is not a folder, or holds files that no report wrote, or not so."""
   if not path.exists():
     return
   require(path.is_dir(), f'Cannot write {path}: it is a file. Name a folder.', OutputError)
   present = _files(path)
   try:
     manifest = read_json(path / MANIFEST) if present else {'generator': _GENERATOR, 'files': {}}
-    known = {*manifest['files'], MANIFEST} if manifest['generator'] == _GENERATOR else set()
-  except (CorruptFileError, FileNotFoundError, KeyError, TypeError):
-    known = set()
-  strange = sorted(present - known)
+    known = {**manifest['files'], MANIFEST: None} if manifest['generator'] == _GENERATOR else {}
+  except (CorruptFileError, DataNotFoundError, KeyError, TypeError):
+    known = {}
+  strange = sorted(present - set(known))
   require(not strange, f'Cannot write {path}: it holds {strange[0] if strange else ""}, which no report wrote. Choose '
           'another output folder, or move that file.', OutputError)
+  edited = sorted(name for name in present - {MANIFEST} if _hash(path / name) != known[name])
+  require(not edited, f'Cannot write {path}: {edited[0] if edited else ""} was changed since the report was written. '
+          'Choose another output folder, or move that file.', OutputError)
 
 
 def _exchange(new: pathlib.Path, path: pathlib.Path) -> None:
@@ -70,7 +75,11 @@ def _exchange(new: pathlib.Path, path: pathlib.Path) -> None:
     new.rename(path)
     return
   aside = pathlib.Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.old', dir=path.parent))
-  path.rename(aside)   # onto an empty folder
+  try:
+    path.rename(aside)   # onto an empty folder
+  except OSError:
+    aside.rmdir()
+    raise
   try:
     new.rename(path)
   except OSError:
@@ -85,4 +94,12 @@ def _files(folder: pathlib.Path) -> set[str]:
 
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
   """File -> SHA-256 of everything but the manifest itself."""
-  return {name: sha256_of_bytes((folder / name).read_bytes()) for name in sorted(_files(folder) - {MANIFEST})}
+  return {name: _hash(folder / name) for name in sorted(_files(folder) - {MANIFEST})}
+
+
+def _hash(file: pathlib.Path) -> str | None:
+  """SHA-256; None of a link, or of what cannot be read."""
+  try:
+    return None if file.is_symlink() else sha256_of_bytes(file.read_bytes())
+  except OSError:
+    return None

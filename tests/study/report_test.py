@@ -9,7 +9,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from jaxfix.errors import BadInputError, OutputError
-from jaxfix.study import bundle, digest, outline, published, report
+from jaxfix.study import bundle, digest, outline, published, report, store
 from jaxfix.study.aggregate import summarize
 from jaxfix.study.store import Results
 from tests.study.plots_test import write_store
@@ -267,6 +267,58 @@ class ReplacingTest(_FolderTest):
     with self.assertRaisesRegex(OutputError, 'notes.txt'):
       self.write([make_row()])
     self.assertEqual((self.out / 'notes.txt').read_text(), 'mine')
+
+  def test_a_file_of_the_bundle_that_was_changed_is_not_overwritten(self):
+    self.write([make_row()])
+    table = self.out / 'tables' / 'T2.tex'
+    for edit in (lambda: table.write_text('mine'), lambda: (table.unlink(), table.symlink_to(self.out / 'report.md'))):
+      edit()
+      before = files(self.out)
+      with self.assertRaisesRegex(OutputError, 'T2.tex was changed'):
+        self.write([make_row()])
+      self.assertEqual(files(self.out), before)
+
+  def test_a_file_saved_while_the_report_is_drawn_is_not_removed(self):
+    self.write([make_row()])
+    notes, draw = self.out / 'notes.txt', report._draw
+    with (mock.patch.object(report, '_draw', lambda *a: (notes.write_text('mine'), draw(*a))[1]),
+          self.assertRaisesRegex(OutputError, 'notes.txt')):
+      self.write([make_row()])
+    self.assertEqual(notes.read_text(), 'mine')
+    self.assertEqual([f.name for f in self.folder.iterdir()], ['report'])
+
+  def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(self):
+    target = self.folder / 'disk' / 'there'
+    target.mkdir(parents=True)
+    self.out.symlink_to(target)
+    for approach in ('apricot', 'arachne'):
+      self.write([make_row(approach)])
+      self.assertTrue(self.out.is_symlink())
+      self.assertIn(f'tables/settings.{approach}.md', files(target))
+    self.assertEqual([f.name for f in target.parent.iterdir()], ['there'])
+
+  def test_a_folder_that_cannot_be_moved_leaves_nothing_beside_it(self):
+    self.write([make_row()])
+    rename = pathlib.Path.rename
+
+    def fails_for_the_old_one(path, target):
+      if path == self.out:
+        raise OSError(16, 'Device or resource busy')
+      return rename(path, target)
+
+    with mock.patch.object(pathlib.Path, 'rename', fails_for_the_old_one), self.assertRaisesRegex(OutputError, 'busy'):
+      self.write([make_row()])
+    self.assertEqual([f.name for f in self.folder.iterdir()], ['report'])
+
+  def test_the_folder_of_the_results_is_no_output_folder(self):
+    self.write([make_row()])
+    before = files(self.out)
+    link = self.folder / 'link'
+    link.symlink_to(self.out)
+    for out in (self.out, link):
+      with self.assertRaisesRegex(OutputError, 'are read from there'):
+        report.write(store.read(self.out), out, published=None)
+    self.assertEqual(files(self.out), before)
 
   def test_a_file_in_the_way_and_a_folder_that_cannot_be_made(self):
     self.out.write_text('a file')
