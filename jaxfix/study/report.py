@@ -6,7 +6,8 @@
     OUT/results.jsonl                  the rows that all of it was made from
     OUT/manifest.json                  SHA-256 of every file, version of the generator
 
-The same rows give the same bytes: nothing depends on when or where the report is written.
+The same store gives the same bytes: nothing depends on when or where the report is written. Rows alone give less:
+curves and stored predictions are read from the folder of the store.
 
 Decided here: of several rows of one cell (suite, subject, approach, post-processing, seed) the newest counts; rows of
 two suites for one cell need `--suite`; `results.jsonl` holds the rows that were used, and no others.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jinja2
 
-from jaxfix.errors import require
+from jaxfix.errors import OutputError, require
 from jaxfix.files import sha256_of_bytes
 from jaxfix.study import digest, outline, store
 from jaxfix.study import table as tables
@@ -79,11 +80,13 @@ def write(results: Results, out: str | os.PathLike, *, published: Published | No
     Path of the page, or of the Markdown, or of the folder where neither was asked for.
   Raises:
     BadInputError: see `select`; or an unknown format.
-    OutputError: `out` holds files that no report wrote, or cannot be written.
+    OutputError: `out` is where the results are, holds files that no report wrote, or cannot be written.
   """
   require(bool(formats) and set(formats) <= set(FORMATS),
           f'Formats are {", ".join(FORMATS)}, got {", ".join(formats) or "none"}.')
   out = pathlib.Path(out)
+  require(results.folder is None or os.path.realpath(results.folder) != os.path.realpath(out),
+          f'Cannot write {out}: the results are read from there. Choose another output folder.', OutputError)
   check_replaceable(out)
   results = select(results, suite=suite, allow_mixed=allow_mixed)
   sections = outline.sections(results, published)
