@@ -17,7 +17,7 @@ from jaxfix.problem import Subject
 
 NAMES = ('sv', 'hv', 'up', 'ud', 'us', 'us_cal', 'us_k')
 _FITTED, _LABELED, _NOISY = ('us', 'us_cal', 'us_k'), ('us_cal', 'us_k'), ('up', 'ud')
-_NOISE, _EVALUATION = 0, 1   # named streams of the key of a comparison
+_NOISE = 2   # stream of a comparison's key; the attack has 0 and 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,8 @@ def combine_and_compare(method: str, original: Classifier, repaired: Classifier,
     method: one of `NAMES`.
     original, repaired: the two models.
     subject: gives the splits and the radius of the attack.
-    key: consumed, by noise and attack.
+    key: of the attack, used as it is: with the key that the repaired model was attacked under, its figures and those
+      of the combination rest on the same draws. The noise has a stream of its own.
     config: of the method.
     options: of `evaluate.compare_repeats`, in place of the subject's attack and repair split: `pgd=None` for no attack.
   Returns:
@@ -127,6 +128,5 @@ def combine_and_compare_repeats(method: str, original: Classifier, repaired: Seq
     descriptions.append({'method': method, 'config': dataclasses.asdict(fitted.config), 'fitted': dict(fitted.fitted),
                          'fit_seconds': seconds if fitted.fitted else 0.})
   options = {'pgd': PGD(subject.pgd_epsilon), 'repair_split': subject.problem.repair, **options}
-  comparisons = evaluate.compare_repeats(original, models, subject.test, key=jax.random.fold_in(key, _EVALUATION),
-                                         **options)
+  comparisons = evaluate.compare_repeats(original, models, subject.test, key=key, **options)
   return list(zip(comparisons, descriptions, strict=True))

@@ -294,6 +294,15 @@ class CompareTest(parameterized.TestCase):
       self.assertEqual(description['fitted'],
                        dict(postprocess.postprocess(method, old, new).fit(valid.x, valid.y).fitted))
 
+  def test_a_combination_is_attacked_like_the_repair_by_itself(self):
+    # Of a model with itself: the same inputs and the same starts, so the same figures.
+    old, _ = pair()
+    options = {'key': KEY, 'pgd': PGD(0.05, steps=3), 'attack_size': 60}
+    alone = evaluate.compare(old, old, subject().test, **options)
+    combined, _ = postprocess.combine_and_compare('sv', old, old, subject(), **options)
+    np.testing.assert_array_equal(combined.attacked, alone.attacked)
+    self.assertEqual(combined.asr_original, alone.asr_original)
+
   def test_repeats_are_attacked_on_common_inputs(self):
     old, new = pair()
     third = digits.mlp(seed=2)
