@@ -6,6 +6,8 @@
 Prints a table with the repaired model by itself (NO) first. Temperatures and weights are fitted on the validation
 split, everything is measured on the test split; --out writes the rows of results as a JSON list.
 """
+import dataclasses
+
 import jax
 from absl import flags
 from rich.table import Table
@@ -36,9 +38,13 @@ def _table(title: str, rows: list[dict]) -> Table:
   for row in rows:
     fitted = ', '.join(f'{k} {v:.4g}' for k, v in row['config'].get('fitted', {}).items())
     table.add_row('NO' if row['postprocess'] == 'none' else row['postprocess'].upper().replace('_', '-'),
-                  *(summary.percent(row[k]) for k in ('acc', 'rr', 'nfr', 'asr')),
+                  *(summary.percent(row[k]) for k in ('acc', 'rr', 'nfr')), _attacked(row),
                   '-' if row['aaod'] is None else f'{row["aaod"]:.4f}', fitted)
   return table
+
+
+def _attacked(row: dict) -> str:
+  return summary.percent(row['asr']) + (f' of {row["asr_n"]}' if row['asr_n'] else '')
 
 
 def main() -> int:
@@ -52,6 +58,7 @@ def main() -> int:
   subject = subjects.with_classifier(subject, before)
   pgd = evaluate.PGD(subject.pgd_epsilon, steps=_STEPS.value) if _PGD.value else None
   options = {'key': key, 'pgd': pgd, 'attack_size': _SAMPLES.value}
+  attack = {'pgd': dataclasses.asdict(pgd), 'attack_size': _SAMPLES.value} if pgd else {'pgd': None}
   rows = []
   for name in ('none', *dict.fromkeys(_METHOD.value)):
     started, description = record.utc_now(), {}
@@ -60,14 +67,14 @@ def main() -> int:
     else:
       comparison, description = postprocess.combine_and_compare(name, before, after, subject, **options)
     seconds = {'fit': description.pop('fit_seconds')} if description else {}
-    identifier = record.run_id(description, _SEED.value, subject=subject.name, before=fingerprint(before),
+    settings = {k: v for k, v in description.items() if k != 'fitted'} | attack   # what was fitted is a result
+    identifier = record.run_id(settings, _SEED.value, subject=subject.name, before=fingerprint(before),
                                after=fingerprint(after), split_sha256=dict(subject.split_sha256), postprocess=name)
     rows.append(record.make_row(
-      subject=subject, seed=_SEED.value, key=key, started=started, config=description, comparison=comparison,
+      subject=subject, seed=_SEED.value, key=key, started=started, config=description | attack, comparison=comparison,
       outcome=evaluate.outcome(comparison.counts.acc_original, [comparison.counts.acc]),
       repair=Repair(after, seconds=seconds), identifier=identifier, postprocess=name))
-  attacked = f', {rows[0]["asr_n"]} of them attacked' if pgd and rows[0]['asr_n'] else ''
-  cli.console().print(_table(f'{subject.name}: {len(subject.test)} test samples{attacked}; original accuracy '
+  cli.console().print(_table(f'{subject.name}: {len(subject.test)} test samples; original accuracy '
                              f'{summary.percent(rows[0]["acc_original"])}', rows))
   if _OUT.value:
     files.write_json(_OUT.value, rows)

@@ -35,6 +35,9 @@ class PostprocessTest(absltest.TestCase):
       done = postprocess(*models, '--method=sv,us_k', f'--out={folder}/rows.json', '--nopgd')
       self.assertEqual((done.returncode, done.stderr), (0, ''))
       rows = json.loads(pathlib.Path(folder, 'rows.json').read_text())
+      attacked = postprocess(*models, '--method=us_k', f'--out={folder}/rows.json', '--pgd_steps=1', '--pgd_samples=7')
+      self.assertEqual((attacked.returncode, attacked.stderr), (0, ''))
+      again = json.loads(pathlib.Path(folder, 'rows.json').read_text())
     for row in rows:
       record.check_row(row)
     self.assertEqual([row['postprocess'] for row in rows], ['none', 'sv', 'us_k'])
@@ -45,6 +48,16 @@ class PostprocessTest(absltest.TestCase):
     self.assertEqual({row['repaired_sha256'] for row in rows}, {fingerprint(after)})
     for words in ('NO', 'SV', 'US-K', 'broken (NFR)', f'{len(subject.test)} test samples', 'acc_valid'):
       self.assertIn(words, done.stdout)
+    # The attack is a setting, with an identifier of its own; what was fitted is a result.
+    self.assertEqual([row['asr_n'] for row in again], [7, 7])
+    self.assertIn('% of 7', attacked.stdout)
+    for row, plain in zip(again, (rows[0], rows[2]), strict=True):
+      self.assertEqual((row['config']['pgd']['steps'], row['config']['attack_size']), (1, 7))
+      self.assertIsNone(plain['config']['pgd'])
+      self.assertNotEqual(row['run_id'], plain['run_id'])
+      self.assertEqual(row['run_id'], record.run_id(
+        {k: v for k, v in row['config'].items() if k != 'fitted'}, 0, subject='digits_mlp', before=fingerprint(before),
+        after=fingerprint(after), split_sha256=dict(subject.split_sha256), postprocess=row['postprocess']))
 
   def test_unknown_method(self):
     done = postprocess('--before=a', '--after=b', '--subject=digits_mlp', '--method=sv,us-k')
