@@ -6,7 +6,7 @@ same figures as one flat mapping, which the study's tables have too, so that eac
 Decided here:
 - The seeds that finished share one outcome, OK or CORRUPTED by their *mean* accuracy (evaluation spec, section 7); that
   and the seeds which did not finish then vote, and a tie goes to the worse.
-- Of several rows with one approach, subject and seed (code or settings changed) the newest counts.
+- Of several rows with one approach, subject and seed (code or settings changed) the newest counts (`store.age`).
 - `asr_rel` is the mean of the seeds' own relative changes, since each seed attacks the original on its own inputs.
 """
 import collections
@@ -25,6 +25,7 @@ from jaxfix.statistics import Groups, groups
 from jaxfix.study import published as published_figures
 from jaxfix.study.published import Published
 from jaxfix.study.record import OUTCOMES
+from jaxfix.study.store import age
 
 ORDER = ('AP', 'ET', 'FM', 'DR', 'HUDD', 'HR', '3M', 'RA', 'AR', 'CARE', 'NR', 'IR', 'DTR', 'GM', 'VERE', 'IN')
 """The study's approaches, in its order."""
@@ -118,7 +119,7 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> tuple[Summary, ...]:
   cells = collections.defaultdict(dict)
   for row in rows:
     cell = cells[row['approach'], row['subject']] if row['postprocess'] == 'none' else {}
-    if row['seed'] not in cell or row['ended_utc'] >= cell[row['seed']]['ended_utc']:
+    if row['seed'] not in cell or age(row) >= age(cell[row['seed']]):
       cell[row['seed']] = row
   return order(_summary([by_seed[seed] for seed in sorted(by_seed)]) for by_seed in cells.values())
 

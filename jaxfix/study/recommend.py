@@ -187,7 +187,7 @@ def _measured(situation: Situation, rows: Sequence[Mapping[str, Any]], summaries
   runs = {}   # the row that a summary took for a seed: the newest
   for row in rows:
     key = row['approach'], row['subject'], row['seed']
-    if key not in runs or row['ended_utc'] >= runs[key]['ended_utc']:
+    if key not in runs or store.age(row) >= store.age(runs[key]):
       runs[key] = row
   by_approach = collections.defaultdict(list)
   for s in summaries:

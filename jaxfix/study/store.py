@@ -83,13 +83,18 @@ def read(path: str | os.PathLike) -> Results:
   return Results(_in_order(_parse(text, file)), file.parent if file.name == FILE else None)
 
 
-def newest(rows: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-  """The newest row of every cell (suite, subject, approach, post-processing, seed), where code or settings changed.
+def age(row: Mapping[str, Any]) -> tuple[bool, str]:
+  """Sort key: of several rows of one thing the largest counts.
 
   That a cell could not even be tried, since its subject was not there, says nothing against an earlier result.
   """
+  return row['original_sha256'] is not None, row['ended_utc']
+
+
+def newest(rows: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+  """The newest row (`age`) of every cell (suite, subject, approach, post-processing, seed), where code or settings
+  changed."""
   chosen = {}
-  age = lambda row: (row['original_sha256'] is not None, row['ended_utc'])
   for row in rows:
     cell = tuple(row[k] for k in ('suite', 'subject', 'approach', 'postprocess', 'seed'))
     if cell not in chosen or age(row) >= age(chosen[cell]):

@@ -64,6 +64,8 @@ class SummarizeTest(parameterized.TestCase):
     for rows in ([old, new, combined], [combined, new, old]):
       self.assertEqual(_one(rows).values['seconds'], (2.,))
     self.assertEqual(aggregate.summarize([combined]), ())
+    lost = make_row(outcome='FAILURE', original_sha256=None, ended_utc='2026-01-03T00:00:00Z')   # no subject: no result
+    self.assertEqual(_one([old, lost]).outcome, 'OK')
 
   def test_order_is_the_studys_then_further_approaches_by_level(self):
     names = ('adrep', 'archrepair', 'inner', 'prdnn', 'care', 'apricot', 'threem_dnn', 'zeta')

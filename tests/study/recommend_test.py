@@ -164,6 +164,8 @@ class EvidenceTest(parameterized.TestCase):
     choice = advise(new + old).choices[0]
     self.assertEqual(choice.citations, (f'run {"f" * 16} (mnist_lenet5, seed 0)',))
     self.assertEqual(choice.values['rr'], {'mnist_lenet5': 0.3})
+    lost = cell('care', outcome='FAILURE', original_sha256=None, run_id='e' * 16, ended_utc='2028-01-01T00:00:00Z')[:1]
+    self.assertEqual(advise(new + lost).choices[0].citations, choice.citations)   # no subject: nothing was tried
 
   def test_without_rows_the_published_tables_speak(self):
     tables = published.load()
