@@ -11,6 +11,7 @@ import pathlib
 
 from absl import flags
 from rich.table import Table
+from rich.text import Text
 
 from jaxfix import files
 from jaxfix.study import published, recommend
@@ -34,8 +35,9 @@ def _table(choices: tuple[recommend.Choice, ...], title: str) -> Table:
   table = Table('', 'approach', 'level', 'why', 'but', 'rests on', title=title, title_justify='left', show_lines=True)
   for rank, c in enumerate(choices, start=1):
     more = [f'and {len(c.citations) - 3} more (--json)'] if len(c.citations) > 3 else []
-    table.add_row(str(rank), f'{c.title} ({c.approach})', c.category, '\n'.join(c.reasons), '\n'.join(c.cautions),
-                  '\n'.join([*c.citations[:3], *more]))
+    table.add_row(str(rank), *map(Text, (
+      f'{c.title} ({c.approach})', c.category, '\n'.join(c.reasons), '\n'.join(c.cautions),
+      '\n'.join([*c.citations[:3], *more]))))
   return table
 
 
@@ -55,7 +57,8 @@ def main() -> int:
   excluded = Table('approach', 'source', 'excluded because', 'rests on', title='Excluded', title_justify='left')
   for e in advice.excluded:
     more = [f'and {len(e.citations) - 3} more (--json)'] if len(e.citations) > 3 else []
-    excluded.add_row(f'{e.title} ({e.approach})', e.source, '\n'.join(e.reasons), '\n'.join([*e.citations[:3], *more]))
+    excluded.add_row(*map(Text, (f'{e.title} ({e.approach})', e.source, '\n'.join(e.reasons),
+                                   '\n'.join([*e.citations[:3], *more]))))
   if advice.excluded:
     console.print(excluded)
   for note in advice.notes:

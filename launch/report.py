@@ -27,7 +27,7 @@ def main() -> int:
   published = None if _PUBLISHED.value == 'none' else published_figures.load(_PUBLISHED.value)
   selection = {'suite': _SUITE.value, 'allow_mixed': _ALLOW_MIXED.value}
   results = report.select(store.read(_RESULTS.value), **selection)
-  with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), console=console,
+  with Progress(TextColumn('{task.description}', markup=False), BarColumn(), MofNCompleteColumn(), console=console,
                 transient=True) as progress:
     drawing = progress.add_task('drawing')
     path = report.write(results, _OUT.value, published=published, formats=tuple(_FORMATS.value), **selection,

@@ -1,8 +1,9 @@
-"""Console tables of approaches and of results."""
+"""Console tables of approaches and of results; reasons and names stand there as they are, even if they look like markup."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from jaxfix.methods.method import Method
 from jaxfix.problem import Subject
@@ -45,9 +46,9 @@ def result_table(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Table:
   for name in ('approach', 'level', *COLUMNS):
     table.add_column(name, overflow='fold')
   for row in rows:
-    table.add_row(row['approach'], row['category'], *result_cells(row))
+    table.add_row(*map(Text, (row['approach'], row['category'], *result_cells(row))))
   reasons = [f'{row["approach"]}: {row["outcome_reason"]}' for row in rows if row['outcome_reason']]
-  table.caption, table.caption_justify = '\n'.join(reasons) or None, 'left'
+  table.caption, table.caption_justify = Text('\n'.join(reasons)) if reasons else None, 'left'
   return table
 
 
@@ -57,6 +58,6 @@ def method_table(methods: Sequence[Method]) -> Table:
   for name in ('name', 'level', 'needs', 'changes', 'guarantee', 'what it does'):
     table.add_column(name, overflow='fold')
   for m in methods:
-    table.add_row(m.name, m.level, ', '.join((m.requires, *m.needs)), m.changes, m.guarantee,
-                  f'{m.summary} ({m.source})')
+    table.add_row(*map(Text, (m.name, m.level, ', '.join((m.requires, *m.needs)), m.changes, m.guarantee,
+                              f'{m.summary} ({m.source})')))
   return table

@@ -42,6 +42,19 @@ class RecommendTest(absltest.TestCase):
     for words in ('[/tmp/x]', '[red]:key:'):
       self.assertIn(words, done.stdout)
 
+  def test_reasons_are_shown_as_they_are_even_where_they_look_like_markup(self):
+    with tempfile.TemporaryDirectory() as folder:
+      folder = pathlib.Path(folder)
+      failed = {'outcome': 'FAILURE', 'outcome_reason': '[/tmp/x] [b]:x:'}
+      sample.write_store(folder / 'store', [
+        sample.make_row('care'), sample.make_row('care', 'digits_mlp', **failed), sample.make_row('arachne', **failed)])
+      done = self.run_program(f'--results={folder}/store', '--nopublished')
+    self.assertEqual((done.returncode, done.stderr), (0, ''))
+    recommended, excluded = done.stdout.split('Excluded')
+    for table in (recommended, excluded):
+      for word in ('[/tmp/x]', '[b]:x:'):
+        self.assertIn(word, table)
+
   def test_unknown_name(self):
     done = self.run_program('--keep=fairnes')
     self.assertEqual((done.returncode, done.stdout), (2, ''))
