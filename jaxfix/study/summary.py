@@ -1,4 +1,4 @@
-"""Console tables of approaches and of results; reasons and names stand there as they are, even if they look like markup."""
+"""Console tables of approaches and of results; reasons and names are shown as they are, never as markup."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
