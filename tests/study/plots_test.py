@@ -91,6 +91,15 @@ class AllPlotsTest(absltest.TestCase):
     for kind in ('P1', 'P4'):
       subjects = {r['subject'] for r in records(by_id(self.plots)[kind]) if r['source'] == 'published'}
       self.assertEqual(subjects, {'mnist_lenet5', 'utkface_facenet'})
+    # letters are of all subjects together: over counterparts alone beside the published ones, over all without these
+    beside, alone = (records(by_id(self.plots)[name]) for name in ('P2', 'P2.all'))
+    self.assertEqual([r['source'] for r in beside if r['approach'] == 'apricot'], ['jaxfix', 'published'])
+    self.assertEqual({r['source'] for r in alone}, {'jaxfix'})
+    self.assertIn('Compared over mnist_lenet5, utkface_facenet. ', by_id(self.plots)['P2'].caption)
+    stand_ins = [row for row in small_rows() if row['subject'] == 'digits_lenet5']
+    found = by_id(plots.all_plots(Results(tuple(stand_ins)), published.load()))
+    self.assertEqual({r['source'] for r in records(found['P2'])}, {'jaxfix'})
+    self.assertNotIn('P2.all', found)
 
   def test_published_points_are_the_printed_ones(self):
     row, = [r for r in records(by_id(self.plots)['P1']) if r['source'] == 'published' and r['approach'] == 'apricot'
@@ -210,6 +219,26 @@ class TradeOffTest(parameterized.TestCase):
     np.testing.assert_allclose(y, x / 0.1, rtol=1e-6)   # 1 - acc_0 = 100 / 1000
     self.assertEqual(x[0], 0)
 
+  @parameterized.parameters(
+    ('digits_lenet5', 'published', True), ('digits_lenet5', 'none', False), ('mnist_lenet5', 'published', False),
+    ('utkface_facenet', 'published', True))   # of VERE on UTKFace nothing is printed
+  def test_a_missing_published_point_is_said_where_points_were_asked_for(self, subject, tables, said):
+    rows = [make_row('vere' if subject == 'utkface_facenet' else 'apricot', subject)]
+    found = tradeoff.trade_off(summarize(rows), published.load() if tables == 'published' else None)
+    self.assertEqual('No approach shown here has a published point on its subject.' in found.caption, said)
+
+  def test_doubtful_published_points_have_a_dagger(self):
+    found = tradeoff.trade_off(summarize([make_row('reassure'), make_row('apricot')]), published.load())
+    self.assertEqual({r['approach']: r['doubtful'] for r in records(found) if r['source'] == 'published'},
+                     {'reassure': True, 'apricot': False})
+    self.assertIn('\u2020 marks published points', found.caption)
+    daggers = lambda p: [t.xy for t in p.draw().axes[0].texts if t.get_text() == '\u2020']
+    row, = [r for r in records(found) if (r['approach'], r['source']) == ('reassure', 'published')]
+    self.assertEqual(daggers(found), [(100 * row['nfr'], 100 * row['rr'])])
+    sound = tradeoff.trade_off(summarize([make_row('apricot')]), published.load())
+    self.assertNotIn('\u2020', sound.caption)
+    self.assertEmpty(daggers(sound))
+
   def test_nothing_wrong_has_no_line(self):
     self.assertTrue(math.isinf(tradeoff.unchanged_accuracy(0.1, 1.)))
 
@@ -235,6 +264,16 @@ class RadarTest(absltest.TestCase):
     edges = [line for line in ax.lines if line.get_linestyle() == '-']
     self.assertLen(edges, 4)   # of 6: the two beside AAOD are missing
     self.assertIn('(AAOD)', [t.get_text() for t in ax.get_xticklabels()])
+
+
+  def test_published_ranks_of_doubtful_figures_have_a_dagger(self):
+    found = radar.radar(summarize(make_rows(('reassure', 'apricot'))), published.load())   # 'RA', MNIST
+    self.assertEqual({r['approach']: r['doubtful'] for r in records(found) if r['source'] == 'published'},
+                     {'RA': 'acc rr nfr', 'AP': ''})
+    self.assertIn('\u2020 marks', found.caption)
+    daggers = [sum(t.get_text() == '\u2020' for t in ax.texts) for ax in found.draw().axes]
+    self.assertCountEqual(daggers, [3, 0])
+    self.assertNotIn('\u2020', radar.radar(summarize(make_rows(('reassure', 'apricot'))), None).caption)
 
 
 class LettersTest(parameterized.TestCase):

@@ -4,7 +4,7 @@
   P2 letters of significance groups     P5 inside each repair     P13 attack success against the radius
   P3 profiles                           P11 combined models
 """
-from jaxfix.study.aggregate import significance, summarize
+from jaxfix.study.aggregate import summarize
 from jaxfix.study.plots import attack, combined, curves, durations, flips, letters, radar, tradeoff
 from jaxfix.study.plots.plot import Plot, images, to_csv
 from jaxfix.study.published import Published
@@ -21,9 +21,9 @@ def all_plots(results: Results, published: Published | None) -> tuple[Plot, ...]
     published: the study's tables, or None.
   """
   summaries, rows = summarize(results.rows), [r for r in results.rows if r['postprocess'] == 'none']
-  subjects, groups = dict.fromkeys(s.subject for s in summaries), significance(summaries)
+  subjects = dict.fromkeys(s.subject for s in summaries)
   plots = [
-    tradeoff.trade_off(summaries, published), letters.letters_map(summaries, groups, published),
+    tradeoff.trade_off(summaries, published), *letters.letters_maps(summaries, published),
     radar.radar(summaries, published), durations.durations(summaries, rows, published),
     *(curves.curves(s, results) for s in summaries),
     *(combined.combinations(s, results.rows, published) for s in summaries), flips.flips(summaries, rows),

@@ -1,5 +1,9 @@
 """P2: the letters of significance groups as a heat map, approach by metric, ours and the published ones side by side.
 
+Decided here: the published letters rest on the study's subjects, so that they stand beside ours only in a plot
+over measured counterparts of these (P2). Where there are stand-ins too, P2.all is over all measured subjects, without
+published letters; it is P2 where there are only stand-ins. The tables T3 and T3.all are told apart in the same way.
+
 The color is the mean rank of an approach's letters (a is 0), divided by the rank of the column's last letter: columns
 with many groups and with few compare.
 """
@@ -7,8 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxfix.statistics import Groups
-from jaxfix.study.aggregate import COMPARED, Summary
+from jaxfix.study.aggregate import COMPARED, Summary, significance
 from jaxfix.study.plots import plot
 from jaxfix.study.plots.plot import Plot
 from jaxfix.study.published import Published
@@ -27,32 +30,43 @@ def _rank(name: str) -> int:
   return rank - 1
 
 
-def letters_map(summaries: Sequence[Summary], groups: Mapping[str, Groups], published: Published | None) -> Plot | None:
-  """The plot, or None where no approach has a letter.
+def letters_maps(summaries: Sequence[Summary], published: Published | None) -> tuple[Plot, ...]:
+  """The plots; none where no approach has a letter.
 
   Args:
-    summaries: give the approaches and their order.
-    groups: column of `COMPARED` -> its significance groups, by registry key.
+    summaries: of all approaches on all subjects.
     published: the study's tables, or None.
   """
+  counterparts = [s for s in summaries if published and s.published_subject]
+  found = [_letters_map('P2', counterparts, published.letters)] if counterparts else []
+  if len(counterparts) < len(summaries):
+    found.append(_letters_map('P2.all' if counterparts else 'P2', summaries, {}))
+  return tuple(p for p in found if p is not None)
+
+
+def _letters_map(name: str, summaries: Sequence[Summary], printed: Mapping[str, Mapping[str, str]]) -> Plot | None:
+  """One plot, or None; `printed` has the published letters by code."""
+  groups = significance(summaries)
   approaches = {s.approach: s for s in summaries}
   ours = {a: {m: groups[m].letters.get(a, '').strip('-') if m in groups else '' for m in COMPARED} for a in approaches}
   if not any(text for found in ours.values() for text in found.values()):
     return None
   procedure = ', '.join(sorted({f'unit {g.unit}, {g.test.title()} t-tests' for g in groups.values()}))
-  theirs = {a: published.letters[s.code] for a, s in approaches.items() if published and s.code in published.letters}
+  theirs = {a: printed[s.code] for a, s in approaches.items() if s.code in printed}
   data = [('approach', 'source', *(m for m in COMPARED))]
   for a in approaches:
     data.append((a, 'jaxfix', *(ours[a][m] for m in COMPARED)))
     if a in theirs:
       data.append((a, 'published', *(theirs[a][m] for m in COMPARED)))
   caption = (f'Significance groups ({procedure}): approaches that share a letter do not differ significantly; '
-             'a is best, darker is better. A dash is an approach without a value.' +
-             (' Right: the published letters; their procedure is not known in detail.' if theirs else ''))
+             f'a is best, darker is better. Compared over {", ".join(dict.fromkeys(s.subject for s in summaries))}. A '
+             'dash is an approach without a value.' +
+             (' Right: the published letters; they rest on five subjects, and their procedure is not known in detail.'
+              if theirs else ''))
   points = [(f'{s.key} {m.upper()}', float(np.mean(ranks))) for a, s in approaches.items() for m in COMPARED
             if (ranks := letter_ranks(ours[a][m]))]
   alt = plot.describe(caption, points, lambda v: f'mean letter rank {v:.2g}')
-  return Plot('P2', caption, alt, lambda: _draw(approaches, ours, theirs), tuple(data))
+  return Plot(name, caption, alt, lambda: _draw(approaches, ours, theirs), tuple(data))
 
 
 def _draw(approaches, ours, theirs):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
 INK, SOFT, FAINT = '#1b1f24', '#5b6470', '#e3e7eb'
+DAGGER = '\u2020'   # at a published figure that contradicts others of the same paper
 CATEGORY_COLORS = {'model': BLUE, 'layer': ORANGE, 'neuron': GREEN, 'block': RED, 'provable': '#CC79A7'}
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '<', '>', 'p', 'h', '*', 'd', '8', 'H')
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxfix.study.aggregate import COMPARED, Summary, ranks
 from jaxfix.study.plots import plot
-from jaxfix.study.plots.plot import FAINT, GREY, SOFT, Plot
+from jaxfix.study.plots.plot import DAGGER, FAINT, GREY, SOFT, Plot
 from jaxfix.study.published import Published
 
 Profile = Mapping[str, float]
@@ -45,24 +45,31 @@ def radar(summaries: Sequence[Summary], published: Published | None) -> Plot | N
   ours = profiles({c: {(s.key, s.subject): s.mean(m) for s in good} for c, m in COMPARED.items()})
   theirs = profiles({c: {(s.key, s.published_subject): found.mean for s in summaries
                          if (found := plot.printed(published, s, m))} for c, m in COMPARED.items()})
+  doubtful: dict[str, list[str]] = {}
+  for s, (c, m) in itertools.product(summaries if theirs else (), COMPARED.items()):
+    if plot.printed(published, s, m) and published.doubtful(s.code, s.published_subject, m):
+      doubtful.setdefault(s.key, []).append(c)
   shown = {s.key: s for s in summaries if s.key in ours}
   if not shown:
     return None
-  data = [('approach', 'source', *COMPARED)]
+  data = [('approach', 'source', *COMPARED, 'doubtful')]
   for name in shown:
     for source, found in (('jaxfix', ours), ('published', theirs)):
       if name in found:
-        data.append((name, source, *(found[name].get(c) for c in COMPARED)))
+        rests_on = ' '.join(dict.fromkeys(doubtful.get(name, ()))) if found is theirs else ''
+        data.append((name, source, *(found[name].get(c) for c in COMPARED), rests_on))
   caption = ('Profile of each approach: mean scaled rank over subjects, from 0 (center, worst) to 1 (rim, best), '
              'larger is better on every axis. ACC, ASR and AAOD are ranked by their relative change, NFR and TIME so '
              'that less is better. A missing axis is a gap.' +
-             (' Dashed: ranks of the published values of the same approaches.' if theirs else ''))
+             (' Dashed: ranks of the published values of the same approaches.' if theirs else '') +
+             (f' {DAGGER} marks those that rest on a figure that contradicts others of the same paper.'
+              if doubtful.keys() & shown.keys() else ''))
   points = [(f'{a} {c.upper()}', ours[a][c]) for a in shown for c in COMPARED if c in ours[a]]
-  return Plot('P3', caption, plot.describe(caption, points, lambda v: f'{v:.2f}'), lambda: _draw(shown, ours, theirs),
-              tuple(data))
+  alt = plot.describe(caption, points, lambda v: f'{v:.2f}')
+  return Plot('P3', caption, alt, lambda: _draw(shown, ours, theirs, doubtful), tuple(data))
 
 
-def _draw(shown, ours, theirs):
+def _draw(shown, ours, theirs, doubtful):
   figure, axes = plot.panels(len(shown), width=1.9, height=1.95, columns=4, projection='polar')
   angles = np.arange(len(COMPARED)) * 2 * np.pi / len(COMPARED)
   for ax, (name, summary) in zip(axes, shown.items(), strict=True):
@@ -76,6 +83,9 @@ def _draw(shown, ours, theirs):
     ax.grid(color=FAINT, linewidth=0.6)
     if name in theirs:
       _outline(ax, angles, theirs[name], GREY, '--', 0.9)
+      for angle, column in zip(angles, COMPARED, strict=True):
+        if column in doubtful.get(name, ()) and column in theirs[name]:
+          ax.annotate(DAGGER, (angle, theirs[name][column]), (3, 1), textcoords='offset points', color=SOFT, fontsize=8)
     _outline(ax, angles, ours[name], plot.color(summary.category), '-', 1.5)
     ax.set_title(plot.short(name), color=SOFT, pad=7, fontsize=8.5, loc='center')
   return figure

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfix.study.aggregate import Summary
 from jaxfix.study.plots import plot
-from jaxfix.study.plots.plot import GREY, SOFT, Plot
+from jaxfix.study.plots.plot import DAGGER, GREY, SOFT, Plot
 from jaxfix.study.published import Published
 
 _LINEAR_BELOW = 0.1   # percent of all samples; there the axis is linear, so that 0 has a place
@@ -36,26 +36,30 @@ def trade_off(summaries: Sequence[Summary], published: Published | None) -> Plot
   subjects = list(dict.fromkeys(s.subject for s in shown))
   theirs = {(s.approach, s.subject): (rr, nfr) for s in shown
             if (rr := plot.printed(published, s, 'rr')) and (nfr := plot.printed(published, s, 'nfr'))}
+  doubtful = {(s.approach, s.subject) for s in shown if (s.approach, s.subject) in theirs
+              and any(published.doubtful(s.code, s.published_subject, m) for m in ('rr', 'nfr'))}
   originals = {s.subject: published.subjects[s.published_subject].orig_accuracy for s in shown
                if (s.approach, s.subject) in theirs}
-  rows = [('subject', 'approach', 'source', 'outcome', 'acc_original', 'nfr', 'nfr_std', 'rr', 'rr_std')]
+  rows = [('subject', 'approach', 'source', 'outcome', 'acc_original', 'nfr', 'nfr_std', 'rr', 'rr_std', 'doubtful')]
   for s in shown:
     rows.append((s.subject, s.approach, 'jaxfix', s.outcome, s.mean('acc_original'), s.mean('nfr'), s.std('nfr'),
-                 s.mean('rr'), s.std('rr')))
+                 s.mean('rr'), s.std('rr'), None))
     if pair := theirs.get((s.approach, s.subject)):
       rr, nfr = pair
-      rows.append((s.subject, s.approach, 'published', 'OK', originals[s.subject], nfr.mean, nfr.std, rr.mean, rr.std))
+      rows.append((s.subject, s.approach, 'published', 'OK', originals[s.subject], nfr.mean, nfr.std, rr.mean, rr.std,
+                   (s.approach, s.subject) in doubtful))
   caption = (
     'Repair rate against negative flip rate on each subject. Above the line accuracy rises, below it falls; up and to '
     'the left is better. The horizontal axis is linear below 0.1 % and logarithmic above. Points are means over seeds, '
     'bars population standard deviations.' +
     (' Hollow points are published, joined to ours by a thin line; the dotted line is that of the published original.'
-     if theirs else ' No subject shown here has a published counterpart.'))
+     if theirs else '' if published is None else ' No approach shown here has a published point on its subject.') +
+    (f' {DAGGER} marks published points that contradict other figures of the same paper.' if doubtful else ''))
   alt = plot.describe(caption, [(f'repair rate of {s.key} on {s.subject}', s.mean('rr')) for s in shown], plot.percent)
-  return Plot('P1', caption, alt, lambda: _draw(shown, subjects, theirs, originals), tuple(rows))
+  return Plot('P1', caption, alt, lambda: _draw(shown, subjects, theirs, originals, doubtful), tuple(rows))
 
 
-def _draw(shown, subjects, theirs, originals):
+def _draw(shown, subjects, theirs, originals, doubtful):
   figure, axes = plot.panels(len(subjects), width=4.6, height=3.7)
   marks = plot.markers(list(dict.fromkeys(s.approach for s in shown)))
   for ax, subject in zip(axes, subjects, strict=True):
@@ -71,7 +75,7 @@ def _draw(shown, subjects, theirs, originals):
       _iso_line(ax, originals[subject], ':')
     for s in here:
       if pair := theirs.get((s.approach, subject)):
-        _joined(ax, s, pair, marks[s.approach])
+        _joined(ax, s, pair, marks[s.approach], (s.approach, subject) in doubtful)
       ax.errorbar(100 * s.mean('nfr'), 100 * s.mean('rr'), xerr=100 * s.std('nfr'), yerr=100 * s.std('rr'),
                   fmt=marks[s.approach], color=plot.color(s.category), markersize=6, elinewidth=0.8, zorder=4)
     ax.set_title(plot.short(subject))
@@ -94,13 +98,16 @@ def _iso_line(ax, acc_original, style):
   ax.plot(nfr, unchanged_accuracy(nfr, float(acc_original)), style, color=SOFT, linewidth=0.9, zorder=2)
 
 
-def _joined(ax, s, pair, mark):
-  """The published point, hollow, and the line from it to ours."""
+def _joined(ax, s, pair, mark, doubtful):
+  """The published point, hollow, with a dagger if it is doubtful, and the line from it to ours."""
   rr, nfr = pair
   ax.plot([100 * s.mean('nfr'), 100 * nfr.mean], [100 * s.mean('rr'), 100 * rr.mean], color=GREY, linewidth=0.6,
           zorder=1)
   ax.errorbar(100 * nfr.mean, 100 * rr.mean, xerr=100 * nfr.std, yerr=100 * rr.std, fmt=mark,
               color=plot.color(s.category), markerfacecolor='white', markersize=5, elinewidth=0.6, zorder=3)
+  if doubtful:
+    ax.annotate(DAGGER, (100 * nfr.mean, 100 * rr.mean), (4, 2), textcoords='offset points', fontsize=9,
+                color=plot.color(s.category), zorder=5)
 
 
 def _ticks(ax):
