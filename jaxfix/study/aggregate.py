@@ -42,6 +42,11 @@ BETTER = {'acc': 1, 'acc_rel': 1, 'rr': 1, 'net': 1, 'asr': -1, 'asr_rel': 1, 'a
           'seconds': -1}
 """1 where more is better, -1 where less is."""
 
+ASR_NOISE = 0.04
+"""Relative changes of ASR below this are noise: what unchanged models show (evaluation spec, section 3.3)."""
+MAX_ORIGINAL_DIFFERENCE = 0.01
+"""Original accuracies further apart than this give RR and NFR other denominators (reporting spec, section 6)."""
+
 COMPARED = {'acc': 'acc_rel', 'rr': 'rr', 'asr': 'asr_rel', 'aaod': 'aaod_rel', 'nfr': 'nfr', 'time': 'seconds'}
 """Columns of the table of letters -> the metric that they compare (statistics spec, section 3.1)."""
 

@@ -11,7 +11,8 @@ Decided here:
   and were tried there; a cell that is not OK ranks last. Equal scores go to the better repair rate, then by name.
 - A condition must hold on every subject of the evidence, by the mean over seeds. Accuracy must not fall, AAOD not rise,
   and attack success not rise by more than 4 % of the original's, which is the noise of that measurement. What was not
-  measured cannot break a condition; the choice says that it was not.
+  measured cannot break a condition, nor can a published figure that contradicts others of its paper; the choice
+  says so.
 - `training_data` is needed by what retrains the model; other needs are those that the approaches declare.
 - A cell that is not OK is no evidence for an approach; one that is OK nowhere is excluded.
 """
@@ -27,7 +28,7 @@ from jaxfix.study import aggregate, store
 from jaxfix.study.published import Published
 
 HAS = ('history', 'class_importance', 'groups', 'spec', 'training_data')
-KEEP = {'accuracy': ('acc_rel', 0.), 'robustness': ('asr_rel', -0.04), 'fairness': ('aaod_rel', 0.)}
+KEEP = {'accuracy': ('acc_rel', 0.), 'robustness': ('asr_rel', -aggregate.ASR_NOISE), 'fairness': ('aaod_rel', 0.)}
 """What must not suffer -> metric, oriented so that positive is better, and the least value that passes."""
 PREFER = {'rr': 'rr', 'acc': 'acc_rel', 'nfr': 'nfr', 'time': 'seconds'}
 _METRICS = ('acc_rel', 'rr', 'nfr', 'asr_rel', 'aaod_rel', 'seconds')
@@ -108,7 +109,8 @@ class Advice:
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
-  """An approach with its evidence: subject -> outcome and reason, metric -> subject -> mean, citations by subject."""
+  """An approach with its evidence: subject -> outcome and reason, metric -> subject -> mean, citations by subject, and
+  (subject, metric) of the figures that contradict others of their paper."""
   approach: str
   title: str
   category: str
@@ -119,6 +121,7 @@ class _Candidate:
   values: Mapping[str, Mapping[str, float]]
   citations: Mapping[str, tuple[str, ...]]
   cautions: tuple[str, ...] = ()
+  doubtful: frozenset[tuple[str, str]] = frozenset()
 
 
 def recommend(situation: Situation, rows: Iterable[Mapping[str, Any]], published: Published | None) -> Advice:
@@ -241,7 +244,7 @@ def _published(situation: Situation, published: Published | None) -> list[_Candi
     result.append(_Candidate(
       code, approach.title, approach.category, 'published', _published_needs(code, approach.category),
       code in _PUBLISHED_PROOFS, {d: (cell.outcome, '') for d, cell in cells.items()}, values, citations,
-      tuple(cautions)))
+      tuple(cautions), frozenset((d, m) for d, cell in cells.items() for m in cell.doubtful)))
   return result
 
 
@@ -270,7 +273,7 @@ def _objections(c: _Candidate, situation: Situation) -> tuple[list[str], tuple[s
   for name in situation.keep:
     metric, least = KEEP[name]
     for s, value in c.values[metric].items():
-      if value < least:
+      if value < least and (s, metric) not in c.doubtful:
         reasons.append(f'makes {name} worse: {value:+.2%} on {s}')
         where.append(s)
   return reasons, tuple(cite for s in dict.fromkeys(where) for cite in c.citations[s])
@@ -310,6 +313,8 @@ def _choice(c: _Candidate, score: float, ranked: bool, situation: Situation) -> 
     missing = [s for s in used if s not in c.values[metric]]
     if missing:
       cautions.append(f'{name} was not measured on {", ".join(missing)}')
+    if unsure := [s for s in used if (s, metric) in c.doubtful]:
+      cautions.append(f'{name} was not judged on {", ".join(unsure)}: the published figure contradicts others')
   if not ranked:
     cautions.append(f'nothing is known of {situation.prefer}')
   robustness = c.values['asr_rel'].values()

@@ -201,6 +201,15 @@ class EvidenceTest(parameterized.TestCase):
     for code, choice in choices.items():
       self.assertEqual('not in this installation' in choice.cautions, code not in implemented)
 
+  def test_a_doubtful_figure_breaks_no_condition(self):
+    # RA on MNIST: the relative change is printed as -0.14 %, the accuracy as above the original's.
+    advice = advise([], published.load(), subject='MNIST', keep=('accuracy',))
+    (choice,) = (c for c in advice.choices if c.approach == 'RA')
+    self.assertIn('accuracy was not judged on MNIST: the published figure contradicts others', choice.cautions)
+    (sure,) = (c for c in advice.choices if c.approach == 'HUDD')
+    self.assertNotIn('not judged', ' '.join(sure.cautions))
+    self.assertEqual(excluded(advice)['CARE'], 'makes accuracy worse: -0.32% on MNIST')
+
   def test_what_nobody_knows_is_listed(self):
     advice = advise(cell('care'))
     self.assertIn('adrep', [e.approach for e in advice.excluded if e.reasons == ('neither measured nor published',)])
