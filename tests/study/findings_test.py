@@ -38,9 +38,28 @@ class FindingsTest(parameterized.TestCase):
   @parameterized.parameters(('asr_rel', 5), ('aaod_rel', 6))
   def test_another_majority_disagrees(self, metric, number):
     sheet = published_sheet(published.load())
-    better = dataclasses.replace(sheet, values={k: abs(v) if k[2] == metric else v for k, v in sheet.values.items()})
+    better = dataclasses.replace(sheet, values={
+      k: abs(v) + aggregate.ASR_NOISE if k[2] == metric else v for k, v in sheet.values.items()})
     # robustness improves nearly everywhere; fairness nowhere gets worse
     self.assertEqual(_verdicts(better)[number], 'disagrees')
+
+  def test_noise_of_attack_success_is_neither_better_nor_worse(self):
+    def judged(*changes):
+      rows = [make_row(a, asr=(0.5, 0.5 * (1 - x))) for a, x in zip(('care', 'arachne', 'hudd'), changes, strict=True)]
+      return {f.number: (f.verdict, f.ours) for f in findings.findings(aggregate.summarize(rows), None)}
+
+    self.assertEqual(judged(0.03, 0.03, 0.03)[5], ('not tested', 'better in 0, worse in 0 of 3 cells, 3 within the '
+                                                                 'noise'))
+    self.assertEqual(judged(0.03, 0.03, 0.1)[5], ('agrees', 'better in 1, worse in 0 of 3 cells, 2 within the noise'))
+    self.assertEqual(judged(0.1, -0.03, 0.1)[5][0], 'disagrees')
+
+  def test_order_alone_decides_the_second_finding(self):
+    # All gain accuracy, and the order is the study's.
+    rows = [make_row(a, counts=(970, fixed, 5, 25 - fixed))
+            for a, fixed in (('apricot', 20), ('prdnn', 15), ('care', 9))]
+    second = findings.findings(aggregate.summarize(rows), None)[1]
+    self.assertEqual(second.verdict, 'agrees')
+    self.assertNotIn('gain', second.text)
 
   def test_applicability_counts_outcomes(self):
     sheet = published_sheet(published.load())
@@ -74,7 +93,7 @@ class FindingsTest(parameterized.TestCase):
     summaries = aggregate.summarize(rows)
     average = lambda category: sum(100 * s.mean('rr') for s in summaries if s.category == category) / 2
     self.assertEqual(found[2].ours, ', '.join(f'{c} {average(c):.2f}' for c in ('model', 'layer', 'neuron')))
-    self.assertIn(found[2].verdict, ('agrees', 'disagrees'))
+    self.assertEqual((found[2].ours, found[2].verdict), ('model 47.00, layer 12.83, neuron 34.67', 'agrees'))
 
   def test_without_published_tables(self):
     found = findings.findings(aggregate.summarize([make_row('care')]), None)
