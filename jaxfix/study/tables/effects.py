@@ -6,12 +6,9 @@ study attacked other inputs, on another output.
 """
 from collections.abc import Sequence
 
-from jaxfix.study.aggregate import BETTER
+from jaxfix.study.aggregate import ASR_NOISE, BETTER
 from jaxfix.study.table import Cell, Table, marked
 from jaxfix.study.tables.view import Column, View, difference_cell, legend, paired_cells, percent, rules, wide_cells
-
-ASR_NOISE = 0.04
-"""Relative changes of ASR below this are noise: what unchanged models show (evaluation spec, section 3.3)."""
 
 _HEADERS = {'acc': 'ACC [%]', 'acc_rel': 'ACC rel. [%]', 'rr': 'RR [%]', 'net': 'net flips [points]',
             'asr': 'ASR [%]', 'asr_rel': 'ASR rel. [%]', 'aaod': 'AAOD', 'aaod_rel': 'AAOD rel. [%]', 'nfr': 'NFR [%]'}

@@ -3,9 +3,10 @@
 Decided here: rows of results hold neither the number of layers nor that of classes. Classes are counted from the stored
 labels where a store has them; layers are not, and the number of parameters stands in their place.
 """
+from jaxfix.study.aggregate import MAX_ORIGINAL_DIFFERENCE
 from jaxfix.study.published import PublishedSubject
 from jaxfix.study.table import Cell, Table
-from jaxfix.study.tables.view import MAX_ORIGINAL_DIFFERENCE, STAND_IN, Column, View, percent
+from jaxfix.study.tables.view import STAND_IN, Column, View, percent
 
 _COLUMNS = ('Subject', 'model', 'layers', 'parameters', 'classes', 'original accuracy [%]', 'train', 'valid', 'repair',
             'test', 'failures on test', 'eps', 'data')

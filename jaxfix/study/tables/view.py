@@ -11,15 +11,13 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-from jaxfix.study.aggregate import Summary, approach_rank, subject_rank, summarize
+from jaxfix.study.aggregate import MAX_ORIGINAL_DIFFERENCE, Summary, approach_rank, subject_rank, summarize
 from jaxfix.study.published import REPEATS, Figure, Published
 from jaxfix.study.store import Results
 from jaxfix.study.table import Cell
 
 DAGGER, STAND_IN = '†', '‡'
 ABBREVIATED = {'CORRUPTED': 'CORR.', 'FAILURE': 'FAIL.', 'UNADAPTABLE': 'UNAD.', 'not run': 'not run'}
-MAX_ORIGINAL_DIFFERENCE = 0.01
-"""Original accuracies further apart than this give RR and NFR other denominators (reporting spec, section 6)."""
 
 
 @dataclasses.dataclass(frozen=True)
