@@ -243,6 +243,17 @@ class TradeOffTest(parameterized.TestCase):
     self.assertTrue(math.isinf(tradeoff.unchanged_accuracy(0.1, 1.)))
 
 
+class DurationsTest(absltest.TestCase):
+
+  def test_what_is_not_ok_has_a_star(self):
+    rows = [make_row(), make_row('arachne', outcome='CORRUPTED', counts=(700, 5, 290, 5))]
+    found = by_id(plots.all_plots(Results(tuple(rows)), None))['P4']
+    self.assertEqual({r['approach']: r['outcome'] for r in records(found)}, {'apricot': 'OK', 'arachne': 'CORRUPTED'})
+    self.assertIn('A star marks', found.caption)
+    self.assertEqual([t.get_text() for t in found.draw().axes[0].get_yticklabels()], ['AP', 'AR *'])
+    self.assertNotIn('star', by_id(plots.all_plots(Results(tuple(rows[:1])), None))['P4'].caption)
+
+
 class RadarTest(absltest.TestCase):
 
   def test_best_is_1_worst_is_0_ties_share_and_missing_is_absent(self):

@@ -19,14 +19,17 @@ def durations(summaries: Sequence[Summary], rows: Sequence[Mapping[str, Any]], p
   if not shown:
     return None
   theirs = {(s.approach, s.subject): found.mean for s in shown if (found := plot.printed(published, s, 'seconds'))}
-  data = [('subject', 'category', 'approach', 'source', 'seed', 'seconds')]
+  data = [('subject', 'category', 'approach', 'source', 'seed', 'seconds', 'outcome')]
   for s in shown:
-    data += [(s.subject, s.category, s.approach, 'jaxfix', i, v) for i, v in enumerate(s.values['seconds'])]
+    data += [(s.subject, s.category, s.approach, 'jaxfix', i, v, s.outcome)
+             for i, v in enumerate(s.values['seconds'])]
     if found := theirs.get((s.approach, s.subject)):
-      data.append((s.subject, s.category, s.approach, 'published', None, found))
+      data.append((s.subject, s.category, s.approach, 'published', None, found, 'OK'))
   caption = (f'Wall time of a repair, compilation included, on {hardware(rows)}. Bars are means over seeds, dots the '
              'seeds.' + (' Hollow bars are published, measured on other hardware (two RTX 3090, Xeon Gold 6326): only '
-                         'orders of magnitude and ranks compare.' if theirs else ''))
+                         'orders of magnitude and ranks compare.' if theirs else '') +
+             (' A star marks approaches whose outcome there is not OK.'
+              if any(s.outcome != 'OK' for s in shown) else ''))
   points = [(f'{s.key} on {s.subject}', s.mean('seconds')) for s in shown]
   alt = plot.describe(caption, points, plot.seconds, scale=np.log)
   return Plot('P4', caption, alt, lambda: _draw(shown, theirs), tuple(data))
@@ -61,7 +64,7 @@ def _draw(shown, theirs):
     ax.set_xlim(low, high)
     ax.xaxis.set_major_formatter(lambda x, _: _power(x))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_yticks(range(len(here)), [plot.short(s.key) for s in here])
+    ax.set_yticks(range(len(here)), [plot.short(s.key) + ('' if s.outcome == 'OK' else ' *') for s in here])
     ax.set_ylim(len(here) - 0.4, -0.6)
     ax.set_title(plot.short(subject))
     ax.set_xlabel('seconds (logarithmic)')
