@@ -148,9 +148,8 @@ def _noise(plain: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]) -> 
   lines = [f'Noise floor of attack success: {inside} of {len(measured)} relative changes are below '
            f"{percent(ASR_NOISE)}, which with the study's 500 inputs is noise."]
   if sizes:
-    worst = min((r for r in plain if r['asr_n'] and r['asr'] is not None),
-                key=lambda r: (r['asr_n'], abs(r['asr'] - 0.5), r['run_id']))
-    low, high = wilson(worst['asr'] * worst['asr_n'], worst['asr_n'])
+    low, high = max((wilson(r['asr'] * r['asr_n'], r['asr_n']) for r in plain if r['asr_n'] and r['asr'] is not None),
+                    key=lambda ends: (ends[1] - ends[0], *ends))
     lines[0] += (f' Attacked inputs a row: {sizes[0]}' + (f' to {sizes[-1]}' if len(sizes) > 1 else '') +
                  f'; the widest 95 % Wilson interval is {percent(low)} to {percent(high)}.')
   return lines

@@ -9,6 +9,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from jaxfix.errors import BadInputError, OutputError
+from jaxfix.evaluate.robustness import wilson
 from jaxfix.study import bundle, digest, outline, published, report, store
 from jaxfix.study.aggregate import summarize
 from jaxfix.study.store import Results
@@ -364,6 +365,13 @@ class DigestTest(parameterized.TestCase):
     self.assertIn('One seed has no spread', text)
     self.assertIn('1 of 2 relative changes are below 4 %', text)
     self.assertIn('mnist_lenet5 25 (one is 4 %)', text)
+
+  def test_the_widest_interval_is_not_always_that_of_the_fewest_inputs(self):
+    rows = [make_row(asr=(0.8, 0.), asr_n=90), make_row('arachne', asr=(0.8, 0.5), asr_n=100)]
+    for order in (rows, rows[::-1]):
+      text = '\n'.join(digest.threats(order, summarize(order), None))
+      low, high = wilson(50, 100)
+      self.assertIn(f'90 to 100; the widest 95 % Wilson interval is {100 * low:.3g} % to {100 * high:.3g} %.', text)
 
   def test_threats_name_stand_ins_synthetic_data_and_dirty_trees(self):
     rows = [make_row(subject='digits_lenet5', dataset_source='synthetic:v1', git_dirty=True, flags=['asr_n_reduced'])]
