@@ -1,8 +1,9 @@
-"""In what a report's study differs from the published one: 'study setting | this report', from the rows alone.
+"""In what a report's study differs from the published one: 'study setting | this report', from the rows.
 
 Decided here: settings of the study that its tables do not hold (repeats, attacked inputs, hardware, test) are stated
-here as its paper and code have them. An approach whose options are not the defaults of its method, which are the
-published ones, is listed with what differs.
+here as its paper and code have them. What an attack is computed on is not in the rows: it is the default of the code
+that writes the report, and the line says so. An approach whose options are not the defaults of its method is listed
+with what differs; most defaults are published, some are ours.
 """
 import collections
 import dataclasses
@@ -109,7 +110,8 @@ def _attacked(rows: Sequence[Mapping[str, Any]]) -> Deviation:
 
 def _attack_output() -> Deviation:
   ours = PGD(0.).attack_output
-  return Deviation('attack on', 'model output; Keras models end in softmax, taken as logits', ours, True)
+  return Deviation('attack on', 'model output; Keras models end in softmax, taken as logits',
+                   f'{ours}: the default of this generator, not recorded in the rows', True)
 
 
 def _limits(rows: Sequence[Mapping[str, Any]]) -> Deviation:
@@ -140,7 +142,7 @@ def _options(rows: Sequence[Mapping[str, Any]]) -> list[Deviation]:
                if k in default and v != default[k]]
     if changed:
       found.setdefault((row['approach'], ', '.join(changed)), []).append(row['subject'])
-  return [Deviation(f'options of {approach}', 'published defaults, in parentheses',
+  return [Deviation(f'options of {approach}', 'method defaults, in parentheses',
                     f'{changed} on {", ".join(dict.fromkeys(where))}', True)
           for (approach, changed), where in sorted(found.items())]
 

@@ -76,7 +76,8 @@ def sections(results: Results, published: Published | None) -> tuple[Section, ..
   result = (
     Section('summary', 'Summary', digest.ten_lines(rows, summaries, published)),
     Section('settings', 'Settings against the study', tables=(deviations.deviations_table(results, published),),
-            text='What was done otherwise than in the Fixing Study, from the settings that the rows record.'),
+            text='What was done otherwise than in the Fixing Study, from the settings that the rows record; where they '
+                 'record none, the line says so.'),
     Section('subjects', 'Subjects', tables=of('T1')),
     Section('effectiveness', 'Effectiveness', tables=of('T2', 'T7'), plots=drawn('P1', 'P12')),
     Section('properties', 'Robustness, fairness, negative flips', tables=of('T4'), plots=drawn('P13')),

@@ -71,7 +71,7 @@ class DeviationsTest(parameterized.TestCase):
     found = _found(_like_the_study())
     self.assertEqual(found['attacked inputs'].study, '500 test inputs that the original and all 3 repeats get right')
     self.assertStartsWith(found['attacked inputs'].report, '500 test inputs that the original and this repeat')
-    self.assertEqual(found['attack on'].report, 'logits')
+    self.assertEqual(found['attack on'].report, 'logits: the default of this generator, not recorded in the rows')
     self.assertEqual(_found([make_row('care', asr=None)])['attacked inputs'].report, 'no attack')
 
   def test_options_that_are_not_the_defaults(self):
@@ -82,6 +82,7 @@ class DeviationsTest(parameterized.TestCase):
     found = _found([make_row('care', subject, config=config) for subject in ('mnist_lenet5', 'digits_mlp')])
     self.assertEqual(found['options of care'].report,
                      f'{name} = {changed:g} ({getattr(default, name):g}) on mnist_lenet5, digits_mlp')
+    self.assertEqual(found['options of care'].study, 'method defaults, in parentheses')
     self.assertNotIn('options of care', _found(_like_the_study()))
     self.assertNotIn('options of unheard_of', _found([make_row('unheard_of')]))
 
