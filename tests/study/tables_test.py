@@ -229,6 +229,17 @@ class ContentTest(parameterized.TestCase):
     self.assertNotIn('T9', _all(make_rows(['apricot'])))
     self.assertEqual(list(_all([rows[-1]])), ['T9'])   # nothing but a combination
 
+  def test_a_failed_repeat_leaves_the_others_in_their_place(self):
+    rows = make_rows(['apricot'], ['utkface_facenet'], seeds=(0, 2), postprocess=('none', 'sv'))
+    failed = {'outcome': 'FAILURE', 'outcome_reason': 'broke'}
+    rows += [make_row('apricot', 'utkface_facenet', 1, postprocess='sv', **failed),
+             make_row('apricot', 'utkface_facenet', 1, asr=None)]
+    no, sv = _all(rows)['T9'].rows
+    first, last = (f'{100 * r["acc"]:.2f}' for r in rows if r['postprocess'] == 'sv' and r['acc'] is not None)
+    self.assertEqual((sv[2].text, sv[2].span, sv[2].title), (f'{first} - {last}', 1, 'seed 1: FAILURE, broke'))
+    self.assertAlmostEqual(100 * sv[2].sort, (float(first) + float(last)) / 2)
+    self.assertEqual((no[3].text.split()[1], no[3].title), ('-', 'seed 1: not measured'))
+
   def test_averages_name_what_they_are_over(self):
     found = _all(make_rows(['care', 'apricot'], ['mnist_lenet5', 'digits_mlp']))['T7']
     scopes = list(dict.fromkeys(row[1].text for row in found.rows))
@@ -239,6 +250,8 @@ class ContentTest(parameterized.TestCase):
     self.assertTrue(all(cell.text == '' for row in quoted for cell in row[2:]))
     common = [row for row in found.rows if row[1].text.startswith('cells measured here') and row[0].text == 'neuron'][0]
     self.assertEqual(common[3].published, '13.97')   # CARE on MNIST, the only such cell
+    # 13 cells break the identity of four figures, three of them here; one more has another relative change
+    self.assertIn('40 published figures contradict others of the same paper; they count all the same.', found.notes)
 
   def test_significance_letters(self):
     rows = [make_row(a, 'mnist_lenet5', s, counts=(900, fixed + s, 10, 90 - fixed - s))

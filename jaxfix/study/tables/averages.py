@@ -39,6 +39,8 @@ def category_averages(v: View) -> list[Table]:
   notes = ['Only cells that are OK count. Relative changes: + is better.']
   if v.published:
     notes.append('Second figures are published, or computed from published cells, and were not measured here.')
+    doubtful = sum(v.published.doubtful(*key) for key in theirs.values if key[2] in _METRICS)
+    notes.append(f'{doubtful} published figures contradict others of the same paper; they count all the same.')
   return [Table('T7', 'Averages over the categories of approaches', ('Category', 'average over', *_METRICS.values()),
                 tuple(rows), tuple(rules[1:]), tuple(notes))]
 

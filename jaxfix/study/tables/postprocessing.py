@@ -1,4 +1,8 @@
-"""T9: the original and the repaired model combined, repeat by repeat."""
+"""T9: the original and the repaired model combined, repeat by repeat.
+
+Decided here: a repeat without a figure is a dash in its place, with the reason; an outcome stands only where no repeat
+has figures.
+"""
 import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,18 +56,19 @@ def _row(repeats: Sequence[Mapping[str, Any]], method: str, published: Published
   header = Cell(f'{first["approach_code"] or title(first["approach"], "")} on {pair[1] or first["subject"]}')
   printed = {m: _text(m, published.postprocessing[m, method]) if published and pair == _PUBLISHED
              and (m, method) in published.postprocessing else '' for m in _METRICS}
-  failed = [r for r in repeats if r['acc'] is None]
-  if failed:
-    reasons = '; '.join(dict.fromkeys(r['outcome_reason'] for r in failed))
-    word = Cell(failed[0]['outcome'], ' / '.join(filter(None, printed.values())), span=len(_METRICS), title=reasons)
+  if all(r['acc'] is None for r in repeats):
+    reasons = '; '.join(dict.fromkeys(r['outcome_reason'] for r in repeats))
+    word = Cell(first['outcome'], ' / '.join(filter(None, printed.values())), span=len(_METRICS), title=reasons)
     return header, Cell(method), word
   cells = []
   for metric in _METRICS:
     values = [r[metric] for r in repeats if r[metric] is not None]
-    cells.append(Cell(_text(metric, values), printed[metric], sort=sum(values) / len(values)) if values
-                 else Cell('', printed[metric]))
+    missing = [f'seed {r["seed"]}: ' + ('not measured' if r['acc'] is not None else f'{r["outcome"]}, '
+               f'{r["outcome_reason"]}') for r in repeats if r[metric] is None]
+    cells.append(Cell(_text(metric, [r[metric] for r in repeats]), printed[metric], sort=sum(values) / len(values),
+                      title='; '.join(missing)) if values else Cell('', printed[metric]))
   return header, Cell(method), *cells
 
 
-def _text(metric: str, values: Sequence[float]) -> str:
-  return ' '.join(f'{x:.4f}' if metric == 'aaod' else f'{100 * x:.2f}' for x in values)
+def _text(metric: str, values: Sequence[float | None]) -> str:
+  return ' '.join('-' if x is None else f'{x:.4f}' if metric == 'aaod' else f'{100 * x:.2f}' for x in values)
