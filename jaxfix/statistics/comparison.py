@@ -133,7 +133,7 @@ def _compare(samples: units.Samples, test: str, floor: Mapping[str, float] | Non
   added = tuple(_rounding_variance(floor, datasets, samples.is_mean)
                 for datasets in (samples.datasets_a, samples.datasets_b))
   if samples.b is None:
-    return ttest.paired(samples.a, alpha=alpha, floor=sum(added))   # of a difference of two rounded values
+    return ttest.paired(samples.a, alpha=alpha, floor=sum(added), scale=samples.scale)   # of two rounded values each
   return _TESTS[test](samples.a, samples.b, alpha=alpha, floor=added)
 
 

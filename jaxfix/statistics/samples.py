@@ -40,12 +40,14 @@ class Samples:
     a, b: `[n]`; b is None if a holds differences.
     datasets_a, datasets_b: what they were taken from.
     is_mean: each value is a mean over those data sets.
+    scale: of differences, the largest magnitude of the values that were subtracted.
   """
   a: np.ndarray
   b: np.ndarray | None
   datasets_a: tuple[str, ...]
   datasets_b: tuple[str, ...]
   is_mean: bool
+  scale: float = 0.
 
 
 def clean(values: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, np.ndarray]]:
@@ -116,7 +118,8 @@ def _pooled(values: Values, a: str, b: str) -> Samples:
 def _paired(values: Values, a: str, b: str) -> Samples:
   common = _common(values, a, b)
   differences = np.concatenate([np.zeros(0), *(_difference(values[a][d], values[b][d]) for d in common)])
-  return Samples(differences[~np.isnan(differences)], None, common, common, False)
+  scale = max((float(np.nanmax(abs(values[x][d]))) for x in (a, b) for d in common), default=0.)
+  return Samples(differences[~np.isnan(differences)], None, common, common, False, scale)
 
 
 def _difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:

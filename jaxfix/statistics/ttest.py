@@ -59,13 +59,22 @@ def welch(a: np.ndarray, b: np.ndarray, *, alpha: float = 0.05, floor: tuple[flo
   return _two_samples(a, b, alpha, floor, equal_variances=False)
 
 
-def paired(differences: np.ndarray, *, alpha: float = 0.05, floor: float = 0.) -> TTest:
-  """One-sample test of differences `[n]` against 0; `floor` is a variance added to theirs."""
+def paired(differences: np.ndarray, *, alpha: float = 0.05, floor: float = 0., scale: float = 0.) -> TTest:
+  """One-sample test of differences `[n]` against 0.
+
+  Args:
+    differences: `[n]`.
+    alpha: 1 - level of the interval.
+    floor: a variance that is added to theirs.
+    scale: largest magnitude of the values that were subtracted, whose rounding the differences hold; what is nothing
+      beside it is 0. Without it, that of the differences themselves.
+  """
   d = _checked(differences)
   if len(d) < 2:
     return UNTESTABLE
-  mean, variance, n = float(d.mean()), _variance(d) + floor, len(d)
-  return _result(mean, variance / n, variance, n - 1, alpha, scale=float(abs(d).max()))
+  scale = max(scale, float(abs(d).max()))
+  mean, variance, n = float(d.mean()), _variance(d, scale) + floor, len(d)
+  return _result(mean, variance / n, variance, n - 1, alpha, scale=scale)
 
 
 def _two_samples(a: np.ndarray, b: np.ndarray, alpha: float, floor: tuple[float, float], equal_variances: bool
@@ -114,8 +123,8 @@ def _checked(sample: np.ndarray) -> np.ndarray:
   return sample
 
 
-def _variance(sample: np.ndarray) -> float:
-  """Unbiased variance, exactly 0 for a constant sample."""
-  if float(np.ptp(sample)) <= _CONSTANT * float(abs(sample).max()):
+def _variance(sample: np.ndarray, scale: float = 0.) -> float:
+  """Unbiased variance, exactly 0 for a sample that is constant beside its size, or `scale` if that is more."""
+  if float(np.ptp(sample)) <= _CONSTANT * max(scale, float(abs(sample).max())):
     return 0.
   return float(sample.var(ddof=1))

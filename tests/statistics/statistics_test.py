@@ -51,6 +51,16 @@ class TTestTest(parameterized.TestCase):
     self.assertEqual((statistics.paired([-2, -2]).p, statistics.paired([-2, -2]).t), (0, -math.inf))
     self.assertEqual(statistics.paired([-2, -2]).flag, 'degenerate')
 
+  def test_paired_rounding_noise_is_no_difference(self):
+    noise = [1e-17, 2e-17, 1.5e-17]
+    self.assertEqual((statistics.paired(noise, scale=0.5).p, statistics.paired(noise, scale=0.5).flag), (1, ''))
+    self.assertEqual(statistics.paired([0.1, 0.1 + 1e-16, 0.1], scale=0.5).flag, 'degenerate')
+    # 0.3 against 0.1 + 0.2, and the like: equal but for rounding, which differs from repeat to repeat.
+    a, b = [0.3, 0.6, 0.8], [0.1 + 0.2, 0.6 + 1.1e-16, 0.1 + 0.7]
+    self.assertTrue(np.ptp(np.subtract(a, b)) > 0)
+    (pair,) = statistics.groups({'x': {'d': a}, 'y': {'d': b}}, unit='paired').pairs
+    self.assertEqual((pair.p, pair.significant, pair.flags), (1, False, ()))
+
   def test_not_finite(self):
     with self.assertRaisesRegex(errors.BadInputError, 'NaN'):
       statistics.student([1, math.nan], [1, 2])
