@@ -8,6 +8,7 @@ import time
 import unittest
 
 from absl.testing import absltest, parameterized
+from scipy import stats
 
 from jaxfix.study import aggregate, deviations, findings, published, store, table, tables
 from jaxfix.study.store import Results
@@ -269,6 +270,34 @@ class ContentTest(parameterized.TestCase):
     seconds = found['T3'].columns.index('TIME')
     self.assertEqual(_row(found['T3'], 'RA')[found['T3'].columns.index('AAOD')].published, '-')
     self.assertEqual(_row(found['T3'], 'CARE')[seconds].text, 'a')   # equal constants do not differ
+
+  def test_pairs_behind_the_letters(self):
+    rows = [make_row(a, seed=s, counts=(900, fixed + k * s, 10, 90 - fixed - k * s), seconds=t)
+            for a, fixed, k, t in (('care', 60, 1, 1.), ('arachne', 20, 2, 2.)) for s in range(3)]
+    rows.append(make_row('hudd', counts=(900, 30, 10, 60)))   # one seed
+    found = _all(rows)
+    listed = {tuple(cell.text for cell in row[:3]): [cell.text for cell in row[3:]] for row in found['T3.pairs'].rows}
+    # RR of 60, 61, 62 and 20, 22, 24 of 90: means 39 / 90 apart, pooled variance 2.5 / 90^2, t(4) at 97.5 % 2.776
+    error = (2.5 * 2 / 3) ** 0.5 / 90
+    t = stats.ttest_ind([60, 61, 62], [20, 22, 24])
+    self.assertEqual(listed['RR', 'CARE', 'AR'], [
+      '+43.33', f'+{100 * (39 / 90 - 2.7764 * error):.2f} to +{100 * (39 / 90 + 2.7764 * error):.2f}',
+      f'+{39 / 2.5 ** 0.5 * 0.797885:.2f}', f'{t.pvalue:.0e}', f'{t.pvalue:.0e}', 'differ'])
+    self.assertEqual(listed['RR', 'CARE', 'HUDD'], ['-'] * 5 + ['not testable'])
+    # Nobody has any spread, and CARE is twice as fast.
+    self.assertEqual(listed['TIME', 'CARE', 'AR'], ['+0.69', '+0.69 to +0.69', '+inf', '0', '0', 'no spread'])
+    self.assertLen(listed, 5 * 3)   # AAOD was not measured
+    self.assertNotIn('T3.pairs', _all(rows[::3]))   # one seed each: nothing to test
+    self.assertIn('T3.pairs', _all([row | {'published_subject': ''} for row in rows]))
+
+  def test_flips_against_chance(self):
+    rows = [make_row('care', seed=s, counts=(900, 9 - s, 1 + s, 90)) for s in (1, 0)]
+    rows.append(make_row('hudd', 'digits_mlp', counts=(700, 0, 200, 100), outcome='CORRUPTED'))
+    found = _all(rows)['T3.flips']
+    # of 10 flips 9 or more, or 1 or fewer: 22 / 1024; 8 or more, or 2 or fewer: 112 / 1024
+    self.assertEqual([[cell.text for cell in row] for row in found.rows],
+                     [['CARE', 'MNIST', '9 8', '1 2', '0.021 0.109']])
+    self.assertAlmostEqual(found.rows[0][-1].sort, 112 / 1024)
 
   def test_constant_and_different_is_marked(self):
     rows = [make_row(a, seed=s, seconds=t) for a, t in (('care', 1.), ('arachne', 2.)) for s in range(3)]

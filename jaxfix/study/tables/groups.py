@@ -2,13 +2,14 @@
 
 Decided here: published letters rest on the study's subjects, so they stand beside ours only in a table over measured
 counterparts of these (T3). Where there are stand-ins too, T3.all is over all measured subjects, without published
-letters; it is T3 where there are only stand-ins.
+letters; it is T3 where there are only stand-ins. After them come the pairs behind each (`pairs`), and T3.flips.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxfix.statistics import Groups
 from jaxfix.study.aggregate import COMPARED, Summary, significance
 from jaxfix.study.table import Cell, Table
+from jaxfix.study.tables import pairs
 from jaxfix.study.tables.view import DAGGER, STAND_IN, View, rules
 
 _CONSTANT, _UNTESTED = DAGGER, STAND_IN   # the same signs with another meaning, said in the notes
@@ -17,14 +18,18 @@ _CONSTANT, _UNTESTED = DAGGER, STAND_IN   # the same signs with another meaning,
 def significance_groups(v: View) -> list[Table]:
   """The table or tables."""
   counterparts = [s for s in v.summaries if s.published_subject and v.published]
-  tables = [_table(v, 'T3', counterparts, beside=True)] if counterparts else []
+  shown = [('T3', counterparts, True)] if counterparts else []
   if len(counterparts) < len(v.summaries):
-    tables.append(_table(v, 'T3.all' if counterparts else 'T3', v.summaries, beside=False))
-  return tables
+    shown.append(('T3.all' if counterparts else 'T3', v.summaries, False))
+  tables, details = [], []
+  for name, summaries, beside in shown:
+    found = significance(summaries)
+    tables.append(_table(v, name, summaries, found, beside))
+    details += pairs.pairs(name, found, {s.approach: s.key for s in summaries})
+  return [*tables, *details, *pairs.flips(v.summaries, v)]
 
 
-def _table(v: View, name: str, summaries: Sequence[Summary], beside: bool) -> Table:
-  found = significance(summaries)
+def _table(v: View, name: str, summaries: Sequence[Summary], found: Mapping[str, Groups], beside: bool) -> Table:
   approaches = {s.key: s.approach for s in summaries}
   lines = v.lines if beside else tuple(line for line in v.lines if line.key in approaches)
   rows = [(Cell(line.label), *(_cell(found[column], approaches.get(line.key, ''),
