@@ -38,17 +38,17 @@ class Estimate:
   def total(self, cells: Sequence[Cell], workers: int) -> tuple[float | None, int]:
     """Seconds for all of them on so many workers, and for how many cells nothing is known.
 
-    Those count like the median of the known cells; the seconds are None where no cell is known.
+    Those count like the median of everything that is known; the seconds are None where that is nothing.
     """
-    each = [self.cell(c) for c in cells]
-    known = [s for s in each if s is not None]
-    unknown = len(each) - len(known)
     if not cells:
       return 0., 0
-    if not known:
+    each = [self.cell(c) for c in cells]
+    unknown = each.count(None)
+    if not self.seconds:
       return None, unknown
-    seconds = sum(known) + unknown * statistics.median(known)
-    return max(seconds / workers, *known), unknown
+    usual = statistics.median(s for known in self.seconds.values() for s in known)
+    each = [usual if s is None else s for s in each]
+    return max(sum(each) / workers, *each), unknown
 
 
 def wall_seconds(row: Mapping[str, Any]) -> float:

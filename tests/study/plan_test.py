@@ -81,6 +81,7 @@ class EstimateTest(parameterized.TestCase):
     self.assertEqual(estimate.cell(care), 20.)
     self.assertEqual(estimate.total(cells, 2), (8 * 20 / 2, 6))
     self.assertEqual(estimate.total([care], 2), (20., 0))   # one cell is not done by two
+    self.assertEqual(estimate.total(cells[:2], 1), (2 * 20., 2))   # nothing is known but of other cells
     self.assertEqual(Estimate().total(cells, 2), (None, 8))
     self.assertEqual(Estimate().total([], 2), (0., 0))
 
