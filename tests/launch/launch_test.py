@@ -69,6 +69,7 @@ class KilledTrainingTest(absltest.TestCase):
       self.assertLess(time.monotonic(), deadline)
       time.sleep(0.02)
 
+  @pytest.mark.slow
   def test_killed_and_interrupted_training_continues_to_the_same_weights(self):
     arguments = ('--subject=moons_mlp', '--epochs=60')
     with tempfile.TemporaryDirectory() as folder:

@@ -36,6 +36,7 @@ class LittleDataTest(parameterized.TestCase):
     return ~wrong | (np.arange(len(wrong)) == np.flatnonzero(wrong)[0])
 
   @parameterized.named_parameters(*_METHODS)
+  @pytest.mark.slow
   def test_a_single_failing_sample_and_a_class_without_any(self, name):
     keep = self._single()
     y = tiny.problem('mlp').repair.y

@@ -88,6 +88,7 @@ class ScoresTest(parameterized.TestCase):
               for processor_of in (postprocess.postprocess(m, old, new) for m in ('sv', 'hv')))
     np.testing.assert_array_equal(sv, hv)
 
+  @pytest.mark.slow
   def test_a_broken_model_gives_no_label(self):
     old, new = pair()
     broken = new.with_params(jax.tree.map(lambda w: w * jnp.nan, new.params))
@@ -95,6 +96,7 @@ class ScoresTest(parameterized.TestCase):
       combined = postprocess.postprocess(method, old, broken, Config()).classifier(KEY)
       self.assertEqual(set(predict.labels(combined, X).tolist()), {-1})
 
+  @pytest.mark.slow
   def test_models_with_other_normalization(self):
     rng = np.random.default_rng(0)
     kernel, bias = rng.normal(size=(12, 3)), rng.normal(size=3)
@@ -222,6 +224,7 @@ class AttackTest(parameterized.TestCase):
       np.testing.assert_array_equal(found.success,
                                     predict.labels(processor(method).classifier(), found.adversarial) != split.y)
 
+  @pytest.mark.slow
   def test_noise_is_fixed_in_the_attack_and_fresh_for_the_judge(self):
     self.check_noise('up')
 
@@ -303,6 +306,7 @@ class CompareTest(parameterized.TestCase):
     np.testing.assert_array_equal(combined.attacked, alone.attacked)
     self.assertEqual(combined.asr_original, alone.asr_original)
 
+  @pytest.mark.slow
   def test_repeats_are_attacked_on_common_inputs(self):
     old, new = pair()
     third = digits.mlp(seed=2)

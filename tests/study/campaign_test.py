@@ -247,6 +247,7 @@ class CampaignTest(absltest.TestCase):
       campaign.run(_PLAN, out=self.out, executor=Stale())
     self.assertEqual(store.read(self.out).rows, ())
 
+  @pytest.mark.slow
   def test_processes_are_told_what_they_need(self):
     """Plugins, plan and places; an approach that stops before work needs no compilation."""
     shutil.copytree(self.reference / 'originals', self.out / 'originals')
