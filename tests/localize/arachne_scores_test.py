@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from flax import linen as nn
 
@@ -79,6 +80,7 @@ class ConvolutionTest(absltest.TestCase):
       fi = forward_impact(c, make_batches(x, np.array([0])), paths=('conv',))['conv']
       np.testing.assert_allclose(fi[..., 0, 0], expected, atol=1e-6)
 
+  @pytest.mark.slow
   def test_scores_do_not_depend_on_order_or_on_batches(self):
     problem = tiny.problem('resnet')
     paths = tuple(layer.path for layer in kernel_layers(problem.classifier))
@@ -160,6 +162,7 @@ class SamplingTest(parameterized.TestCase):
     with self.assertRaisesRegex(BadInputError, '3 types'):
       sampling.failures_of_type(failing[:4], y, predicted, 3)
 
+  @pytest.mark.slow
   def test_multiplications_of_a_suffix(self):
     c = classifiers.create(models.build('lenet5'), input_shape=(28, 28, 1), num_classes=10, key=jax.random.key(0))
     self.assertEqual(score.multiply_adds(c, ('fc3',)), 840)

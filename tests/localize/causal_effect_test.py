@@ -107,6 +107,7 @@ class BruteForceTest(parameterized.TestCase):
     for route in ('rank_one', 'whole'):
       np.testing.assert_allclose(_effects(c, x, y, route=route).effect, expected, atol=1e-5)
 
+  @pytest.mark.slow
   def test_a_smooth_measure_and_a_target_class(self):
     c, x, y = _random(seed=1)
     softmax = lambda v: np.exp(v - v.max(1, keepdims=True)) / np.exp(v - v.max(1, keepdims=True)).sum(1, keepdims=True)
@@ -161,6 +162,7 @@ class LayersTest(parameterized.TestCase):
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
     self.assertGreater(np.nanmax(found[0]), 1e-3)
 
+  @pytest.mark.slow
   def test_a_right_answer_is_not_beaten_by_its_own_rounding(self):
     """At this size XLA makes logits twice, with and without a fused multiply-add, on the route of rank one."""
     c = network('mlp', (20,), num_classes=10, hidden=(84,))

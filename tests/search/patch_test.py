@@ -4,6 +4,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from flax import linen as nn
 
@@ -53,6 +54,7 @@ def _compare(test, c, x, paths, positions, scale=1.):
 class PatchTest(parameterized.TestCase):
 
   @parameterized.parameters('stem', 'conv1', 'grouped', 'side', 'on_map')
+  @pytest.mark.slow
   def test_any_layer_can_come_first(self, path):
     c, size = _branches(), kernel(_branches(), path).size
     x = np.random.default_rng(0).random((9, 8, 8, 3), np.float32)

@@ -112,6 +112,7 @@ class SubmodelsTest(absltest.TestCase):
 
 class RepairTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_no_move_and_no_retraining_returns_the_same_bits(self):
     problem = tiny.problem('resnet')
     config = dataclasses.replace(_SHORT, adj_lr=0., retrain_epochs=0)

@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from flax import linen as nn
 
@@ -98,6 +99,7 @@ class RepairTest(parameterized.TestCase):
       return methods.run(adrep.METHOD, tiny.problem('mlp'), config, key=key), calls
 
   @parameterized.parameters(('stagnation', .02), ('localization', 1.))
+  @pytest.mark.slow
   def test_rounds_go_on_from_the_best_patch_within_the_budget(self, criterion, threshold):
     config = dataclasses.replace(_SHORT, criterion=criterion, threshold=threshold)
     repair, calls = self._recorded(config, jax.random.key(3))
