@@ -47,7 +47,7 @@ class KillTest(absltest.TestCase):
       out, counts = folder / f'killed{round_}', folder / f'counts{round_}'
       process = _study(out, counts)
       try:
-        self.assertEqual(process.wait(timeout=moments.uniform(0, 0.4 * whole_s)), 0)
+        self.assertEqual(process.wait(timeout=moments.uniform(0.1, 0.9) * whole_s), 0)
       except subprocess.TimeoutExpired:
         kills += 1
         os.killpg(process.pid, signal.SIGKILL)
