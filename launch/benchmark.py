@@ -41,7 +41,7 @@ def main() -> int:
   for name in _SUITE.value:
     for result in importlib.import_module(f'launch.benchmarks.{name}').run(options):
       results.append({'suite': name, **result})
-      console.print(pairs.line(result), soft_wrap=True, markup=False, highlight=False)
+      console.print(pairs.line(result), soft_wrap=True, highlight=False)
   if _OUT.value:
     commit, dirty = record.git_state()
     files.write_json(_OUT.value, {

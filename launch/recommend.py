@@ -7,7 +7,6 @@
 (launch/results/); what they do not know is taken from the published tables and marked.
 """
 import dataclasses
-import pathlib
 
 from absl import flags
 from rich.table import Table
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from jaxfix import files
 from jaxfix.study import published, recommend
-from launch import cli
+from launch import cli, results
 
 _HAS = flags.DEFINE_list('has', ['training_data'], f'What is at hand: some of {", ".join(recommend.HAS)}.')
 _PROOF = flags.DEFINE_bool('proof', False, 'Whether the repair must come with a guarantee.')
@@ -28,7 +27,6 @@ _PREFER = flags.DEFINE_string('prefer', 'rr', f'What decides: one of {", ".join(
 _RESULTS = flags.DEFINE_list('results', None, 'Stores, separated by commas.')
 _PUBLISHED = flags.DEFINE_bool('published', True, 'Whether the published tables fill gaps.')
 _JSON = flags.DEFINE_string('json', None, 'File for the advice as JSON.')
-_STORES = pathlib.Path(__file__).parent / 'results'
 
 
 def _table(choices: tuple[recommend.Choice, ...], title: str) -> Table:
@@ -45,7 +43,7 @@ def main() -> int:
   situation = recommend.Situation(
     has=tuple(_HAS.value), proof=_PROOF.value, params=_PARAMS.value, time=_TIME.value, keep=tuple(_KEEP.value),
     subject=_SUBJECT.value, prefer=_PREFER.value)
-  stores = sorted(_STORES.glob('*/results.jsonl')) if _RESULTS.value is None else _RESULTS.value
+  stores = results.stores() if _RESULTS.value is None else _RESULTS.value
   advice = recommend.recommend(situation, recommend.read_rows(stores), published.load() if _PUBLISHED.value else None)
   console = cli.console()
   for source in ('measured', 'published'):
@@ -62,7 +60,7 @@ def main() -> int:
   if advice.excluded:
     console.print(excluded)
   for note in advice.notes:
-    console.print(note, soft_wrap=True, markup=False, highlight=False)
+    console.print(note, soft_wrap=True, highlight=False)
   if _JSON.value:
     files.write_json(_JSON.value, dataclasses.asdict(advice))
   return 0

@@ -61,7 +61,7 @@ def main() -> int:
     subject, results = job.run(work, on_epoch=on_epoch, on_start=on_start)
   path = repair_report.write(out / 'report.html', subject, results, out / 'original')
   console.print(summary.result_table(subject, [r.row for r in results]))
-  console.print(f'Repaired models in {out}/METHOD/, report in {path}', soft_wrap=True, markup=False)
+  console.print(f'Repaired models in {out}/METHOD/, report in {path}', soft_wrap=True)
   return 0 if any(r.row['outcome'] in ('OK', 'CORRUPTED') for r in results) else 1
 
 

@@ -34,8 +34,8 @@ def main() -> int:
                         on_step=lambda what, done, total: progress.update(drawing, description=f'drawing {what}',
                                                                           completed=done, total=total))
   for line in report.summary(results, published):
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
-  console.print(f'Report in {path}', soft_wrap=True, markup=False, highlight=False)
+    console.print(line, soft_wrap=True, highlight=False)
+  console.print(f'Report in {path}', soft_wrap=True, highlight=False)
   return 0
 
 

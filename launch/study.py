@@ -18,8 +18,8 @@ from jaxfix.errors import BadInputError, require
 from jaxfix.study import campaign, plan
 from jaxfix.study.estimate import Estimate
 from jaxfix.study.executor import LocalExecutor
+from jaxfix.study.progress import View
 from launch import cli, configs, results
-from launch.study_view import View
 
 _EXECUTORS = {'local': LocalExecutor}
 

@@ -58,7 +58,7 @@ def main() -> int:
   right = int((predict.labels(trained, subject.test.x) == subject.test.y).sum())
   write_json(out / 'test.json', {'num_right': right, 'num_samples': len(subject.test)})
   console.print(f'test accuracy {right / len(subject.test):.2%} ({right}/{len(subject.test)}), {seconds:.0f} s; '
-                f'{out / "model.safetensors"}', soft_wrap=True, markup=False)
+                f'{out / "model.safetensors"}', soft_wrap=True)
   return 0
 
 

@@ -10,6 +10,7 @@ draws, the same in all its steps, than those that judge it.
 Decided here: the draws that judge an attack are those of the classifier's predictions, so that an attack of radius 0
 never succeeds on inputs that it gets right.
 """
+import abc
 import dataclasses
 import math
 from typing import Any
@@ -33,7 +34,7 @@ _STATIC: dict[str, Any] = {'metadata': {'static': True}}
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Pair(Classifier):
+class _Pair(Classifier, abc.ABC):
   """Old (original) and new (repaired) model.
 
   Attributes:
@@ -64,9 +65,9 @@ class _Pair(Classifier):
                                     for v in (self.mean, self.std, *self.new_space))
     return z, (z * std + mean - new_mean) / new_std
 
+  @abc.abstractmethod
   def scores(self, z: jax.Array) -> jax.Array:
     """Combined probabilities `[n, c]` of normalized inputs."""
-    raise NotImplementedError
 
   def logits_of_normalized(self, z: jax.Array) -> jax.Array:
     return jnp.log(jnp.maximum(self.scores(z), SMALLEST_PROBABILITY))

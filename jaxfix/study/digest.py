@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfix.evaluate.robustness import wilson
-from jaxfix.study.aggregate import BETTER, COMPARED, Summary
+from jaxfix.study.aggregate import ASR_NOISE, BETTER, COMPARED, Summary
 from jaxfix.study.plots.durations import hardware
 from jaxfix.study.plots.plot import percent, seconds
 from jaxfix.study.plots.radar import profiles
 from jaxfix.study.published import Published
 from jaxfix.study.record import OUTCOMES
 
-ASR_NOISE = 0.04
-"""Relative changes of attack success below this are noise with 500 inputs (evaluation spec, section 3.3)."""
 _NAMED = 6   # failures that a line names; the table of applicability has all
 
 _WORDS = {'acc': 'Accuracy', 'rr': 'Repair rate', 'asr': 'Robustness', 'aaod': 'Fairness', 'nfr': 'Negative flips',

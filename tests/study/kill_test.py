@@ -42,14 +42,14 @@ class KillTest(absltest.TestCase):
     expected = _steady(store.read(undisturbed).rows)
     self.assertLen(expected, 2 * _REPAIRS)   # each with a combination
 
-    moments, kills, round_, seen = np.random.default_rng(0), 0, 0, {}
+    moments, kills, round_, here, seen = np.random.default_rng(0), 0, 0, 0, {}   # here: kills of this round
     while kills < _KILLS:
       out, counts = folder / f'killed{round_}', folder / f'counts{round_}'
       process = _study(out, counts)
       try:
         self.assertEqual(process.wait(timeout=moments.uniform(0.1, 0.9) * whole_s), 0)
       except subprocess.TimeoutExpired:
-        kills += 1
+        kills, here = kills + 1, here + 1
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         rows = {r['run_id']: r for r in store.read(out).rows} if (out / store.FILE).exists() else {}
@@ -58,14 +58,14 @@ class KillTest(absltest.TestCase):
         seen = rows
         print(f'{kills} kills, round {round_}: {len(rows)} rows', flush=True)
         continue
-      self._check_finished(out, expected)
-      # A repair is begun again only if the kill struck while it was at work: at most one a worker and kill.
-      self.assertBetween(len(list(counts.iterdir())), _REPAIRS, _REPAIRS + 2 * kills)
-      round_, seen = round_ + 1, {}   # nothing is left to interrupt here
+      self._check_finished(out, expected, counts, here)
+      round_, here, seen = round_ + 1, 0, {}   # nothing is left to interrupt here
     self.assertEqual(_study(out, counts).wait(), 0)
-    self._check_finished(out, expected)
+    self._check_finished(out, expected, counts, here)
 
-  def _check_finished(self, out, expected):
+  def _check_finished(self, out, expected, counts, kills):
+    # A repair is begun again only if the kill struck while it was at work: at most one a worker and kill.
+    self.assertBetween(len(list(counts.iterdir())), _REPAIRS, _REPAIRS + 2 * kills)
     self.assertEqual(_steady(store.read(out).rows), expected)
     lines = (out / store.FILE).read_text().splitlines()
     self.assertLen({json.loads(line)['run_id'] for line in lines}, len(lines))

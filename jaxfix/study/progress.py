@@ -1,4 +1,4 @@
-"""What `launch.study` shows: the plan with an estimate, progress with the time left, and the outcomes."""
+"""What a study shows on a console: the plan with an estimate, progress with the time left, and the outcomes."""
 import collections
 import contextlib
 import time
@@ -78,7 +78,7 @@ class View(contextlib.AbstractContextManager):
     self._say(f'Results in {out}; make the report with: python -m launch.report --results={out} --out={out}/report')
 
   def _say(self, text: str) -> None:
-    """A line as it is: reasons may hold what would be markup."""
+    """A line as it is: reasons may hold what would be markup, to a console that was made otherwise."""
     self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
   def _on_prepare(self, subject: str) -> None:
