@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxfix.errors import CorruptFileError, DataNotFoundError, OutputError
@@ -35,10 +35,23 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       os.fsync(f.fileno())
     partial.chmod(0o644)
     partial.replace(path)
+    flush_folder(path.parent)
   except OSError as e:
     raise OutputError(f'Cannot write {path}: {e.strerror or e}.') from e
   finally:
     partial.unlink(missing_ok=True)
+
+
+def flush_folder(folder: pathlib.Path) -> None:
+  """Flushes the names in a folder to disk, where that can be asked, so that a rename survives a power cut."""
+  if not hasattr(os, 'O_DIRECTORY'):   # Windows
+    return
+  descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    with contextlib.suppress(OSError):   # some network file systems refuse; the rename itself is done
+      os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -59,16 +72,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     partial.write_text(text, encoding='utf-8')
 
 
-def jsonable(value: Any) -> Any:
-  """`value` as plain JSON types: NumPy scalars and arrays unpacked, tuples as lists, NaN and infinity as null."""
+def jsonable(value: Any, nonfinite: Callable[[float], Any] = lambda number: None) -> Any:
+  """`value` as plain JSON types: NumPy scalars and arrays unpacked, tuples as lists.
+
+  NaN and infinity, which JSON lacks, become `nonfinite` of them: null, unless said otherwise.
+  """
   if isinstance(value, dict):
-    return {str(k): jsonable(v) for k, v in value.items()}
+    return {str(k): jsonable(v, nonfinite) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return [jsonable(v) for v in value]
+    return [jsonable(v, nonfinite) for v in value]
   if hasattr(value, 'tolist'):
-    return jsonable(value.tolist())
+    return jsonable(value.tolist(), nonfinite)
   if isinstance(value, float):
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) else nonfinite(value)
   if value is None or isinstance(value, (str, bool, int)):
     return value
   raise TypeError(f'{type(value).__name__} has no JSON form: {value!r}')
@@ -101,5 +117,5 @@ def sha256_of_bytes(data: bytes) -> str:
 
 
 def sha256_of_json(value: Any) -> str:
-  """Hex SHA-256 of the compact JSON form of `value` with sorted keys."""
-  return sha256_of_bytes(json.dumps(jsonable(value), sort_keys=True, separators=(',', ':')).encode())
+  """Hex SHA-256 of the compact JSON form of `value` with sorted keys; infinity, NaN and None are told apart."""
+  return sha256_of_bytes(json.dumps(jsonable(value, repr), sort_keys=True, separators=(',', ':')).encode())

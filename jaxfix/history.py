@@ -20,7 +20,7 @@ import safetensors.numpy
 from jaxfix import models, train
 from jaxfix.classifier import Classifier, fingerprint
 from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, require
-from jaxfix.files import read_json, replacing, sha256_of_json, write_json
+from jaxfix.files import jsonable, read_json, replacing, write_json
 from jaxfix.interchange import checkpoint
 from jaxfix.problem import Subject
 from jaxfix.train import Epoch
@@ -50,7 +50,7 @@ def train_subject(subject: Subject, out: str | os.PathLike, *, seed: int,
   out = pathlib.Path(out)
   what = identity(subject, seed)
   if (out / 'run.json').exists():
-    require(sha256_of_json(read_json(out / 'run.json')) == sha256_of_json(what),
+    require(read_json(out / 'run.json') == jsonable(what),
             f'{out} holds another training run (see run.json there); choose another output folder.')
   write_json(out / 'run.json', what)
   with contextlib.suppress(DataNotFoundError, CorruptFileError):   # not finished, or cut off while it was saved

@@ -1,5 +1,6 @@
 """What a method may see (`Problem`), what only evaluation sees (`Subject`), and what a method returns (`Repair`)."""
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -82,9 +83,15 @@ class Problem:
     return self.train if self.failures == 'train' else self.repair
 
   def failing_and_passing(self) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into `failure_split` of the samples that the classifier gets wrong, and of those it gets right."""
-    wrong = predict.labels(self.classifier, self.failure_split.x) != self.failure_split.y
-    return np.flatnonzero(wrong), np.flatnonzero(~wrong)
+    """Indices into `failure_split` of the samples that the classifier gets wrong, and of those it gets right.
+
+    Predicted once for a problem: a large training split takes minutes.
+    """
+    return np.flatnonzero(self._wrong), np.flatnonzero(~self._wrong)
+
+  @functools.cached_property
+  def _wrong(self) -> np.ndarray:
+    return predict.labels(self.classifier, self.failure_split.x) != self.failure_split.y
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,17 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxfix import files
-from jaxfix.study import published, recommend
+from jaxfix.study import published, recommend, store
+from jaxfix.study.situation import HAS, KEEP, PREFER, Situation
 from launch import cli, results
 
-_HAS = flags.DEFINE_list('has', ['training_data'], f'What is at hand: some of {", ".join(recommend.HAS)}.')
+_HAS = flags.DEFINE_list('has', ['training_data'], f'What is at hand: some of {", ".join(HAS)}.')
 _PROOF = flags.DEFINE_bool('proof', False, 'Whether the repair must come with a guarantee.')
 _PARAMS = flags.DEFINE_integer('params', None, 'Trainable scalars of the model: the nearest subject counts.',
                                lower_bound=1)
 _TIME = flags.DEFINE_float('time', None, 'Budget of a repair, seconds.', lower_bound=0)
-_KEEP = flags.DEFINE_list('keep', [], f'What must not suffer: some of {", ".join(recommend.KEEP)}.')
+_KEEP = flags.DEFINE_list('keep', [], f'What must not suffer: some of {", ".join(KEEP)}.')
 _SUBJECT = flags.DEFINE_string('subject', '', 'Subject, or key of a published one, that is nearest to the problem.')
-_PREFER = flags.DEFINE_string('prefer', 'rr', f'What decides: one of {", ".join(recommend.PREFER)}.')
+_PREFER = flags.DEFINE_string('prefer', 'rr', f'What decides: one of {", ".join(PREFER)}.')
 _RESULTS = flags.DEFINE_list('results', None, 'Stores, separated by commas.')
 _PUBLISHED = flags.DEFINE_bool('published', True, 'Whether the published tables fill gaps.')
 _JSON = flags.DEFINE_string('json', None, 'File for the advice as JSON.')
@@ -40,11 +41,12 @@ def _table(choices: tuple[recommend.Choice, ...], title: str) -> Table:
 
 
 def main() -> int:
-  situation = recommend.Situation(
+  situation = Situation(
     has=tuple(_HAS.value), proof=_PROOF.value, params=_PARAMS.value, time=_TIME.value, keep=tuple(_KEEP.value),
     subject=_SUBJECT.value, prefer=_PREFER.value)
   stores = results.stores() if _RESULTS.value is None else _RESULTS.value
-  advice = recommend.recommend(situation, recommend.read_rows(stores), published.load() if _PUBLISHED.value else None)
+  rows = store.newest(row for path in stores for row in store.read(path).rows)
+  advice = recommend.recommend(situation, rows, published.load() if _PUBLISHED.value else None)
   console = cli.console()
   for source in ('measured', 'published'):
     choices = tuple(c for c in advice.choices if c.source == source)

@@ -7,9 +7,7 @@ the input, 1 a defect of ours). A counterexample violates the property in exact 
 file itself, where that is installed. --certificate writes a proof that `launch.check_certificate` checks without
 trusting this program.
 """
-import importlib.util
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -18,9 +16,8 @@ from absl import flags
 from jaxfix import files, interchange
 from jaxfix.errors import Unadaptable, UnsupportedLayerError
 from jaxfix.interchange import vnnlib
-from jaxfix.verify import certificate, faithful
+from jaxfix.verify import certificate, faithful, replay
 from jaxfix.verify import decide as decisions
-from jaxfix.verify.spec import Spec
 from jaxfix.verify.verdict import Outcome, Verdict
 from launch import cli
 
@@ -46,22 +43,6 @@ def _say(verdict: Verdict, reason: str, detail: str = '') -> int:
   return _EXIT[verdict]
 
 
-def _replays(spec: Spec, x: np.ndarray) -> bool | None:
-  """Whether onnxruntime finds a violation at `x` `[n]` on the file itself; None where it cannot be asked."""
-  if pathlib.Path(_MODEL.value).suffix.lower() != '.onnx' or importlib.util.find_spec('onnxruntime') is None:
-    return None
-  import onnxruntime
-  try:
-    session = onnxruntime.InferenceSession(_MODEL.value, providers=['CPUExecutionProvider'])
-  except Exception as e:   # it has many kinds of errors, and none of them takes the counterexample away
-    print(f'onnxruntime does not load {_MODEL.value}: {str(e).splitlines()[0]}', file=sys.stderr)
-    return None
-  entry = session.get_inputs()[0]
-  shape = [d if isinstance(d, int) else 1 for d in entry.shape]
-  y = np.asarray(session.run(None, {entry.name: x.astype(np.float32).reshape(shape)})[0], np.float64).reshape(-1)
-  return any(bool(p.inputs.contains(x)) and not bool(p.holds(y)) for p in spec)
-
-
 def main() -> int:
   if _CERTIFICATE.value:
     files.check_writable(_CERTIFICATE.value)
@@ -82,13 +63,12 @@ def main() -> int:
     _remove_earlier_certificate()
   if verdict is Verdict.REFUTED:
     x = decision.outcomes[-1].counterexample
-    agreed = _replays(spec, x)
+    agreed, why = replay.violates_in_onnxruntime(_MODEL.value, spec, x)
     if agreed is False:
       return _say(Verdict.UNKNOWN, 'numerics', 'a violation in exact arithmetic is none in onnxruntime')
-    code = _say(verdict, '', f'in exact arithmetic{" and in onnxruntime" if agreed else ""}, at')
+    code = _say(verdict, '', f'in exact arithmetic {"and in onnxruntime" if agreed else f"({why})"}, at')
     y = np.asarray(classifier.logits(x.astype(np.float32).reshape(1, *classifier.input_shape))).reshape(-1)
-    pairs = [f'({name}_{i} {v:.17g})' for name, values in (('X', x), ('Y', y)) for i, v in enumerate(values.tolist())]
-    print('(' + '\n'.join(pairs) + ')')
+    print(vnnlib.counterexample(x, y))
     return code
   detail = f'{decision.seconds:.1f} s'
   if verdict is Verdict.PROVED:

@@ -53,6 +53,10 @@ class FilesTest(absltest.TestCase):
     self.assertEqual(files.sha256_of_json({'a': 1, 'b': 2}), files.sha256_of_json({'b': 2, 'a': 1}))
     self.assertNotEqual(files.sha256_of_json({'a': 1}), files.sha256_of_json({'a': 2}))
 
+  def test_hash_of_json_tells_infinity_from_nothing(self):
+    hashes = {files.sha256_of_json({'limit': limit}) for limit in (None, float('inf'), float('-inf'), float('nan'))}
+    self.assertLen(hashes, 4)
+
 
 class ClockTest(absltest.TestCase):
 

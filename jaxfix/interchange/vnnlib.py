@@ -95,6 +95,12 @@ def unparse(spec: Spec) -> str:
   return '\n'.join(lines) + '\n'
 
 
+def counterexample(x: np.ndarray, y: np.ndarray) -> str:
+  """An input `[n]` and its output `[m]` as the verification competition writes them; float64 survives the text."""
+  pairs = [f'({name}_{i} {v:.17g})' for name, values in (('X', x), ('Y', y)) for i, v in enumerate(values.tolist())]
+  return '(' + '\n'.join(pairs) + ')'
+
+
 def _decimal(value: float) -> str:
   """The shortest decimal that reads back as this float64."""
   return repr(float(value))

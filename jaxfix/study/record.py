@@ -127,11 +127,11 @@ def failed_row(facts: Mapping[str, Any], *, run_id: str, suite: str, seed: int, 
   Raises:
     BadInputError: the row breaks the schema.
   """
-  config, now = jsonable(dict(config)), datetime.datetime.now(datetime.UTC)
+  config, now = dict(config), datetime.datetime.now(datetime.UTC)
   row = dict(facts) | {
     'run_id': run_id, 'suite': suite, 'approach': method.name, 'approach_code': method.code,
     'category': method.level if postprocess == 'none' else 'postprocess', 'postprocess': postprocess, 'seed': seed,
-    'outcome': 'FAILURE', 'outcome_reason': ' '.join(reason.split()), 'config': config,
+    'outcome': 'FAILURE', 'outcome_reason': ' '.join(reason.split()), 'config': jsonable(config),
     'config_sha256': sha256_of_json(config), 'peak_memory_bytes': None, 'root_key': None,
     'started_utc': _iso(now - datetime.timedelta(seconds=seconds)), 'ended_utc': _iso(now),
     'deterministic': method.deterministic}

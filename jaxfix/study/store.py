@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, OutputError, require
-from jaxfix.files import jsonable, read_json, replacing, write_json
+from jaxfix.files import flush_folder, jsonable, read_json, replacing, write_json
 from jaxfix.study import record
 
 FILE = 'results.jsonl'
@@ -156,6 +156,7 @@ class Writer(contextlib.AbstractContextManager):
       text = self._file.read()
       self._rows = _parse(text, self.folder / FILE)
       self._file.truncate(text.rfind(b'\n') + 1)
+      flush_folder(self.folder)
     except BlockingIOError as e:
       self._file.close()
       raise OutputError(f'Another study is writing {self.folder}; wait for it, or choose another output folder.') from e

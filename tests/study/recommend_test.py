@@ -6,7 +6,7 @@ from absl.testing import absltest, parameterized
 
 from jaxfix import errors, methods
 from jaxfix.study import published, recommend, record
-from jaxfix.study.recommend import Situation
+from jaxfix.study.situation import Situation
 from tests.study import rows as sample
 
 ALL = ('history', 'class_importance', 'training_data')

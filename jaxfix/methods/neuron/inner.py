@@ -28,11 +28,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from flax import traverse_util
-from jax.scipy import ndimage
 
-from jaxfix import predict
+from jaxfix import masked_descent, predict
 from jaxfix.augment import augment
 from jaxfix.classifier import Classifier, flat_weights
 from jaxfix.clock import Clock
@@ -42,11 +39,10 @@ from jaxfix.localize import routing, sampling
 from jaxfix.localize.blocks import Block, blocks
 from jaxfix.localize.gradient_loss import cross_entropy
 from jaxfix.methods.method import Method
-from jaxfix.models.layers import BatchNorm, layer_list
+from jaxfix.models.layers import layer_list
 from jaxfix.problem import Problem, Repair, Split, Trace
 
 _FEWEST_TRAINING_FAILURES = 50
-_ROTATION = np.pi / 6   # at most, either way
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Batches of one pass, `[s, b]` each: rows of faulty samples, their weight (0 or 1), their partners (-1: none)."""
@@ -343,17 +339,17 @@ def _align(classifier: Classifier, probe: probing.Probe, mask: jax.Array, x: jax
   rate, alpha, temperature = constants
 
   def said(classifier, x):
-    u, classifier = _run(classifier, x, block.output, moving)
+    u, classifier = masked_descent.run(classifier, x, block.output, moving)
     return probing.scores(probe, probing.pool(u, block.grid)), classifier
 
   def loss_of(weights, classifier, batch):
     index, weight, pair = batch
-    fault, classifier = said(_with_weights(classifier, block.target, weights), x[index])
+    fault, classifier = said(masked_descent.with_weights(classifier, block.target, weights), x[index])
     paired = (pair >= 0).reshape(-1, *(1,) * (x.ndim - 1))
     normal, classifier = said(classifier, jnp.where(paired, normal_x[jnp.maximum(pair, 0)], x[index]))
     return alignment_loss(fault, y[index], weight, normal, pair >= 0, alpha, temperature), classifier
 
-  return _descend(loss_of, classifier, rows, block.target, mask, rate, train_bias)
+  return masked_descent.descend(loss_of, classifier, rows, block.target, mask, rate, train_bias)
 
 
 def consolidate(classifier: Classifier, part: Part, samples: Samples, rows: Rows, config: Config, kind: str,
@@ -373,38 +369,12 @@ def _consolidate(classifier: Classifier, mask: jax.Array, x: jax.Array, y: jax.A
                  train_bias: bool, kind: str):
   def loss_of(weights, classifier, batch):
     (index, weight, _), key = batch
-    images = _moved(x[index], kind, key=key)
-    logits, classifier = _run(_with_weights(classifier, target, weights), images, None, moving)
+    classifier = masked_descent.with_weights(classifier, target, weights)
+    logits, classifier = masked_descent.run(classifier, augment(x[index], kind, key=key), None, moving)
     return (weight * cross_entropy(logits, y[index])).sum() / weight.sum(), classifier
 
   keys = jax.random.split(jax.random.fold_in(key, number), rows[0].shape[0])
-  return _descend(loss_of, classifier, (rows, keys), target, mask, rate, train_bias)
-
-
-def _descend(loss_of, classifier: Classifier, steps, target: str, mask: jax.Array, rate: jax.Array, train_bias: bool):
-  """Masked gradient descent on one layer: W <- W - rate Q * dL/dW; its bias, if trained, without a mask."""
-  def step(classifier, batch):
-    own = _weights(classifier, target)
-    trained = {k: v for k, v in own.items() if k == 'kernel' or (k == 'bias' and train_bias)}
-    (loss, after), slope = jax.value_and_grad(loss_of, has_aux=True)(trained, classifier, batch)
-    moved = {k: v - rate * slope[k] for k, v in trained.items()}
-    moved['kernel'] = jnp.where(mask, moved['kernel'], own['kernel'])
-    return _with_weights(after, target, moved), loss
-
-  return jax.lax.scan(step, classifier, steps)
-
-
-def _weights(classifier: Classifier, path: str) -> dict[str, jax.Array]:
-  node = classifier.params
-  for part in path.split('/'):
-    node = node[part]
-  return dict(node)
-
-
-def _with_weights(classifier: Classifier, path: str, weights: dict[str, jax.Array]) -> Classifier:
-  flat = traverse_util.flatten_dict(dict(classifier.params), sep='/')
-  flat |= {f'{path}/{name}': value for name, value in weights.items()}
-  return classifier.with_params(traverse_util.unflatten_dict(flat, sep='/'))
+  return masked_descent.descend(loss_of, classifier, (rows, keys), target, mask, rate, train_bias)
 
 
 def _moving(classifier: Classifier, config: Config, output: str | None) -> tuple[str, ...]:
@@ -415,44 +385,6 @@ def _moving(classifier: Classifier, config: Config, output: str | None) -> tuple
   paths = [layer.path for layer in called]
   called = called if output is None else called[:paths.index(output) + 1]
   return tuple(dict.fromkeys(layer.path for layer in called if layer.kind == 'bn'))
-
-
-def _run(classifier: Classifier, x: jax.Array, output: str | None, moving: tuple[str, ...]):
-  """Output of the layer `output`, or the logits, with the layers `moving` in training mode; and the network then."""
-  seen = []
-
-  def note(next_fun, args, kwargs, context):
-    path = '/'.join(context.module.path)
-    if isinstance(context.module, BatchNorm) and path in moving:
-      args, kwargs = args[:1], {'train': True}
-    out = next_fun(*args, **kwargs)
-    if path == output and context.method_name == '__call__':
-      seen.append(out)
-    return out
-
-  with nn.intercept_methods(note):
-    logits, new = classifier.module.apply(classifier.variables, classifier.normalize(x), train=False,
-                                          mutable=['batch_stats'] if moving else [])
-  after = classifier.with_variables({**classifier.variables, **jax.lax.stop_gradient(dict(new))})
-  return (logits if output is None else seen[-1]), after
-
-
-def _moved(x: jax.Array, kind: str, *, key: jax.Array) -> jax.Array:
-  """Augmented images; `kind` is one of `augment`, or 'rotate'. `key` is consumed."""
-  if kind != 'rotate':
-    return augment(x, kind, key=key)
-  k_turn, k_rest = jax.random.split(key)
-  angles = jax.random.uniform(k_turn, (x.shape[0],), minval=-_ROTATION, maxval=_ROTATION)
-  return augment(jax.vmap(rotate)(x, angles), 'crop_flip', key=k_rest)
-
-
-def rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
-  """`[h, w, c]` turned about its middle by `angle` radians, bilinear, 0 outside; the dtype of `image`."""
-  h, w, _ = image.shape
-  i, j = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing='ij')
-  at = [jnp.cos(angle) * i + jnp.sin(angle) * j + (h - 1) / 2, jnp.cos(angle) * j - jnp.sin(angle) * i + (w - 1) / 2]
-  turned = jax.vmap(lambda plane: ndimage.map_coordinates(plane, at, order=1), -1, -1)(image.astype(jnp.float32))
-  return jnp.round(turned).astype(image.dtype) if jnp.issubdtype(image.dtype, jnp.integer) else turned
 
 
 def _judge(problem: Problem, samples: Samples, original: np.ndarray):

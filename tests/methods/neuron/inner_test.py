@@ -133,16 +133,6 @@ class StepTest(parameterized.TestCase):
     self._check_masked(classifier, current, part.mask, ())
     self.assertTrue((np.diff(losses) < 0).all())
 
-  def test_rotation_keeps_the_middle_and_turns_the_rest(self):
-    image = np.zeros((5, 5, 1), np.uint8)
-    image[2, 2], image[0, 2] = 200, 100
-    turn = quick_jit(inner.rotate)
-    self.assertEqual(turn(image, 0.).dtype, np.uint8)
-    np.testing.assert_array_equal(turn(image, 0.), image)
-    quarter = np.asarray(turn(image, np.pi / 2))
-    self.assertEqual((quarter[2, 2, 0], quarter[0, 2, 0]), (200, 0))
-    self.assertEqual(int(quarter.sum()), 300)
-
 
 class NoFaultTest(absltest.TestCase):
 
