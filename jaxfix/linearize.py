@@ -24,7 +24,7 @@ from jax.extend import core
 from jaxfix import intervene
 from jaxfix.classifier import Classifier
 from jaxfix.errors import RepairFailure, Unadaptable, require
-from jaxfix.models import layers
+from jaxfix.models import structure
 from jaxfix.solve import RankOneRows
 
 ROW_BYTES = 4 * 2**30
@@ -74,7 +74,7 @@ def _logits_at(classifier: Classifier, z: jax.Array, rep: jax.Array | None) -> j
   return classifier.module.apply(classifier.variables, z, train=False, **options)
 
 
-def find_layer(classifier: Classifier, path: str | None) -> layers.Layer:
+def find_layer(classifier: Classifier, path: str | None) -> structure.Layer:
   """The layer whose weights may change.
 
   Args:
@@ -83,7 +83,7 @@ def find_layer(classifier: Classifier, path: str | None) -> layers.Layer:
   Raises:
     Unadaptable: there is no such layer, it is of another kind, or it is called more than once.
   """
-  calls = layers.layer_list(classifier)
+  calls = structure.layer_list(classifier)
   editable = [layer for layer in calls if layer.kind in ('dense', 'conv')]
   if not editable:
     raise Unadaptable('the network has no Dense or Conv layer whose weights could change.')
@@ -355,7 +355,7 @@ def _strongest(strength: np.ndarray, count: int) -> np.ndarray:
   return chosen.reshape(strength.shape)
 
 
-def _pulled_batches(exact: Classifier, layer: layers.Layer, points: Points, batch_size: int
+def _pulled_batches(exact: Classifier, layer: structure.Layer, points: Points, batch_size: int
                     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Batch by batch: need `[k, r]`, the layer's inputs `[k, ...]`, conditions pulled back to its output."""
   for start in range(0, len(points), batch_size):
@@ -407,14 +407,4 @@ def _weight_rows(module: nn.Module, params: Mapping[str, jax.Array], h: jax.Arra
 
 def _unbound(classifier: Classifier, path: str) -> nn.Module:
   """The layer at `path` as a module of its own."""
-  found = []
-
-  def note(next_fun, args, kwargs, context):
-    if context.method_name == '__call__' and '/'.join(context.module.path) == path:
-      found.append(context.module.clone(parent=None, name=None))
-    return next_fun(*args, **kwargs)
-
-  z = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
-  with nn.intercept_methods(note):
-    jax.eval_shape(lambda v, z: classifier.module.apply(v, z, train=False), classifier.variables, z)
-  return found[0]
+  return next(call.unbound for call in structure.trace_calls(classifier).calls if call.path == path)

@@ -7,7 +7,7 @@ import jax
 
 from jaxfix import devices
 from jaxfix.classifier import Classifier
-from jaxfix.models.layers import Layer, layer_list
+from jaxfix.models.structure import Layer, layer_list
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from flax import traverse_util
 from jaxfix import intervene
 from jaxfix.classifier import stack
 from jaxfix.errors import UnknownNameError
-from jaxfix.models import convolution, layers
+from jaxfix.models import convolution, structure
 from tests.networks import abstract, images, network, quick_jit
 
 _RECORDS = (  # a small graph with a skip connection and a softmax inside
@@ -211,7 +211,7 @@ class CostTest(parameterized.TestCase):
     ('resnet18', (16, 16, 3), {'units': (1, 1)}, 'stage2/unit1/conv2'))  # the bypass is a convolution
   def test_a_suffix_costs_no_more_than_its_own_layers(self, name, input_shape, options, path):
     c, measured = self.cost(name, input_shape, options, path)
-    found = layers.layer_list(c)
+    found = structure.layer_list(c)
     first = next(i for i, layer in enumerate(found) if layer.path == path)
     beside = ('stage2/unit1/shortcut_conv', 'stage2/unit1/shortcut_bn') if path.startswith('stage2') else ()
     expected = 4 * sum(flops_of(layer, c) for layer in found[first:] if layer.path not in beside)

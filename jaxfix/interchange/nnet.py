@@ -16,7 +16,7 @@ import numpy as np
 from jaxfix import files
 from jaxfix.classifier import Classifier, check_finite
 from jaxfix.errors import CorruptFileError, DataNotFoundError, require
-from jaxfix.models import layer_graph, layers
+from jaxfix.models import layer_graph, structure
 from jaxfix.models.layer_graph import LayerGraph, Record
 from jaxfix.models.mlp import Mlp
 
@@ -146,7 +146,7 @@ def _dense_weights(classifier: Classifier) -> list[tuple[np.ndarray, np.ndarray]
     names = [layer_graph.INPUT, *(record[0] for record in module.layers)]
     require(all(Record(*fields).inputs == (before,) for fields, before in zip(module.layers, names, strict=False)),
             f'{refusal}the layers of this network are no chain.')
-  found = layers.layer_list(classifier)
+  found = structure.layer_list(classifier)
   found = found[1:] if found[0].kind == 'flatten' else found
   for i, layer in enumerate(found):
     require(layer.kind == ('relu' if i % 2 else 'dense'), f'{refusal}layer {layer.name!r} of kind {layer.kind!r} is '

@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxfix.classifier import Classifier
 from jaxfix.errors import UnknownNameError
-from jaxfix.models.layers import ACTIVATIONS, KINDS
+from jaxfix.models.structure import ACTIVATIONS, trace_calls
 
 _KERNELS = frozenset({'dense', 'conv'})
 _POOLS = frozenset({'maxpool', 'avgpool'})
@@ -55,7 +54,7 @@ class Node:
   """One call of a layer, as data flows.
 
   Attributes:
-    path, kind: as in `models.layers.Layer`.
+    path, kind: as in `models.structure.Layer`.
     reads: the calls whose outputs it takes, as indices into the list of all; -1 for the network's input.
     depth: Dense and Conv layers on the longest way from the input to its output, itself included.
     strided: it is a convolution that skips pixels.
@@ -74,26 +73,15 @@ def data_flow(classifier: Classifier) -> tuple[Node, ...]:
 
   A value computed outside the layers of `models.layers` counts as the output of the latest call before it.
   """
-  nodes, index, alive = [], {}, []
-
-  def note(next_fun, args, kwargs, context):
-    out = next_fun(*args, **kwargs)
-    kind = KINDS.get(type(context.module))
-    if context.method_name == '__call__' and kind:
-      reads = tuple(index.get(id(a), len(nodes) - 1) for a in args if hasattr(a, 'shape'))
-      depth = max((nodes[r].depth for r in reads if r >= 0), default=0) + (kind in _KERNELS)
-      strided = kind == 'conv' and any(s > 1 for s in _pair(context.module.strides))
-      index[id(out)] = len(nodes)
-      alive.append(out)   # an object that is gone would give its id to another
-      nodes.append(Node('/'.join(context.module.path), kind, reads, depth, strided, tuple(out.shape[1:])))
-    return out
-
-  def run(variables, z):
-    index[id(z)] = -1
-    with nn.intercept_methods(note):
-      return classifier.module.apply(variables, z, train=False)
-
-  jax.eval_shape(run, classifier.variables, jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32))
+  flow, nodes = trace_calls(classifier), []
+  index = {id(flow.inputs): -1}   # of the call that gave a value; `flow` keeps the values, and so their ids
+  for call in flow.calls:
+    if call.kind:
+      reads = tuple(index.get(id(a), len(nodes) - 1) for a in call.args if hasattr(a, 'shape'))
+      depth = max((nodes[r].depth for r in reads if r >= 0), default=0) + (call.kind in _KERNELS)
+      strided = call.kind == 'conv' and any(s > 1 for s in _pair(call.module.strides))
+      index[id(call.out)] = len(nodes)
+      nodes.append(Node(call.path, call.kind, reads, depth, strided, call.shape))
   return tuple(nodes)
 
 

@@ -15,14 +15,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jaxfix import intervene
 from jaxfix.classifier import Classifier
 from jaxfix.localize.batches import Batches
 from jaxfix.localize.gradient_loss import Head, identity
 from jaxfix.localize.linear import kernel, linear_maps
-from jaxfix.models import layers
+from jaxfix.models.structure import trace_calls
 
 ConvImpact = Literal['paper', 'public']
 
@@ -151,26 +150,10 @@ def _activated(classifier: Classifier, paths: tuple[str, ...]) -> tuple[dict[str
 
   A layer of the original tool includes its activation; here that is a module of its own.
   """
-  made, after = {}, {}
-
-  def note(next_fun, args, kwargs, context):
-    out = next_fun(*args, **kwargs)
-    if context.method_name == '__call__':
-      path = '/'.join(context.module.path)
-      if isinstance(context.module, layers.Relu):
-        after.update({p: path for p, value in made.items() if value is args[0]})
-      if path in paths:
-        made[path] = out
-        after.setdefault(path, path)
-    return out
-
-  def trace(variables, z):
-    logits = classifier.module.apply(variables, z, train=False)
-    last.extend(path for path in paths if made[path] is logits)
-    return logits
-
-  last = []
-  z = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
-  with nn.intercept_methods(note):
-    jax.eval_shape(trace, classifier.variables, z)
-  return after, last[0] if last else None
+  flow, made, after = trace_calls(classifier), {}, {path: path for path in paths}
+  for call in flow.calls:
+    if call.kind == 'relu':
+      after.update({path: call.path for path, value in made.items() if value is call.args[0]})
+    if call.path in paths:
+      made[call.path] = call.out
+  return after, next((path for path in paths if made[path] is flow.logits), None)

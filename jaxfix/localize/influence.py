@@ -19,7 +19,7 @@ from flax import linen as nn
 from jaxfix.classifier import Classifier, Params
 from jaxfix.localize.batches import Batches
 from jaxfix.localize.gradient_loss import cross_entropy
-from jaxfix.models import layers
+from jaxfix.models import layers, structure
 
 GeneralInfluence = Literal['abs_logits', 'ce']
 TrainOn = Literal['both', 'specific']
@@ -153,7 +153,8 @@ def rows_per_batch(classifier: Classifier, budget_bytes: int | None = None) -> i
   """
   if budget_bytes is None:
     budget_bytes = 256 << 20 if jax.default_backend() == 'cpu' else 4 << 30
-  each = 8 * sum(math.prod(layer.output_shape) for layer in layers.layer_list(classifier))  # a value and its derivative
+  values = sum(math.prod(layer.output_shape) for layer in structure.layer_list(classifier))
+  each = 8 * values   # with derivatives
   return int(min(_MOST_ROWS, max(1, budget_bytes // each)))
 
 

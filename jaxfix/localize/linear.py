@@ -4,23 +4,21 @@ Everything that scores or patches kernel entries is built from that map `f(kerne
 respect to the kernel sums over samples and positions, and never holds a product for each weight, position and sample.
 """
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
 from jaxfix.classifier import Classifier
 from jaxfix.errors import Unadaptable, UnknownNameError
-from jaxfix.models import layers as model_layers
+from jaxfix.models.structure import Layer, layer_list, trace_calls
 
 LinearMap = Callable[[jax.Array, jax.Array], jax.Array]
 
 _KINDS = ('dense', 'conv')
 
 
-def kernel_layers(classifier: Classifier, layers: Sequence[str] | None = None) -> tuple[model_layers.Layer, ...]:
+def kernel_layers(classifier: Classifier, layers: Sequence[str] | None = None) -> tuple[Layer, ...]:
   """The Dense and Conv layers of a network, each once, in the order in which a forward pass enters them.
 
   Args:
@@ -30,7 +28,7 @@ def kernel_layers(classifier: Classifier, layers: Sequence[str] | None = None) -
     UnknownNameError: the network has no Dense or Conv layer of such a path.
   """
   found = {}
-  for layer in model_layers.layer_list(classifier):
+  for layer in layer_list(classifier):
     if layer.kind in _KINDS:
       found.setdefault(layer.path, layer)
   for path in layers or ():
@@ -82,14 +80,4 @@ def linear_map(module: nn.Module, features: int | None = None, groups: int | Non
 
 def linear_maps(classifier: Classifier, paths: Sequence[str]) -> dict[str, LinearMap]:
   """path -> `linear_map` of that layer."""
-  maps = {}
-
-  def note(next_fun: Callable[..., Any], args, kwargs, context):
-    if context.method_name == '__call__' and (path := '/'.join(context.module.path)) in paths:
-      maps[path] = linear_map(context.module)
-    return next_fun(*args, **kwargs)
-
-  z = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
-  with nn.intercept_methods(note):
-    jax.eval_shape(lambda v, z: classifier.module.apply(v, z, train=False), classifier.variables, z)
-  return maps
+  return {call.path: linear_map(call.module) for call in trace_calls(classifier).calls if call.path in paths}

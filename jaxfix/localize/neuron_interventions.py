@@ -24,7 +24,7 @@ from jaxfix.classifier import Classifier
 from jaxfix.errors import EmptySplitError, RepairFailure, require
 from jaxfix.localize.linear import kernel
 from jaxfix.localize.neurons import Neurons
-from jaxfix.models.layers import layer_list
+from jaxfix.models.structure import layer_list
 from jaxfix.predict import padded_batches, right
 from jaxfix.tiling import Tiling, choose_tiling
 

@@ -21,7 +21,7 @@ from jax.extend import core
 from jaxfix import intervene
 from jaxfix.classifier import Classifier
 from jaxfix.errors import Unadaptable, UnknownNameError, require
-from jaxfix.models import layers
+from jaxfix.models.structure import Call, trace_calls
 
 Unit = Literal['channel', 'position']
 
@@ -195,41 +195,17 @@ def _default_layer(structure: _Structure) -> str:
                     'vector that enters the last one. Name a convolution (layers=...) to scale its channels.')
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Call:
-  """A call of a module that calls no other; `args` and `out` are traced values, compared by identity."""
-  path: str
-  kind: str
-  args: tuple[Any, ...]
-  out: Any
-  shape: tuple[int, ...]
-
-
-def _calls(classifier: Classifier) -> tuple[list[_Call], Any]:
-  """All of them in the order of a forward pass, and the logits."""
-  found, logits = [], []
-
-  def note(next_fun, args, kwargs, context):
-    before = len(found)
-    out = next_fun(*args, **kwargs)
-    if context.method_name == '__call__' and context.module.path and len(found) == before:
-      kind = layers.KINDS.get(type(context.module), '')
-      found.append(_Call('/'.join(context.module.path), kind, args, out, getattr(out, 'shape', ())[1:]))
-    return out
-
-  def run(variables, z):
-    logits.append(classifier.module.apply(variables, z, train=False))
-
-  with nn.intercept_methods(note):
-    jax.eval_shape(run, classifier.variables, _input(classifier))
-  return found, logits[0]
+def _calls(classifier: Classifier) -> tuple[list[Call], Any]:
+  """Those of modules that call no other, in the order of a forward pass, and the logits."""
+  flow = trace_calls(classifier)
+  return [call for call in flow.calls if call.is_leaf and call.path], flow.logits
 
 
 def _input(classifier: Classifier) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
 
 
-def _call_of(calls: list[_Call], path: str) -> _Call:
+def _call_of(calls: list[Call], path: str) -> Call:
   found = [call for call in calls if call.path == path and call.kind]
   if not found:
     raise UnknownNameError('layer', path, (call.path for call in calls if call.kind))
@@ -238,18 +214,18 @@ def _call_of(calls: list[_Call], path: str) -> _Call:
   return found[0]
 
 
-def _is_called_once(calls: list[_Call], call: _Call) -> bool:
+def _is_called_once(calls: list[Call], call: Call) -> bool:
   """If not, its weights serve other inputs too: they scale more than the neurons that it reads."""
   return sum(other.path == call.path for other in calls) == 1
 
 
-def _only_reader(calls: list[_Call], call: _Call) -> _Call | None:
+def _only_reader(calls: list[Call], call: Call) -> Call | None:
   """What reads a layer's output, if one layer does. Those that hand it on as it is (Dropout) are looked through."""
   readers = [other for other in calls if any(arg is call.out for arg in other.args) and other.out is not call.out]
   return readers[0] if len(readers) == 1 else None
 
 
-def _reader(calls: list[_Call], call: _Call) -> tuple[_Call | None, tuple[str, ...]]:
+def _reader(calls: list[Call], call: Call) -> tuple[Call | None, tuple[str, ...]]:
   """The Dense or Conv layer that reads a layer's output through nothing but elementwise functions, and those."""
   names, reader = [], _only_reader(calls, call)
   while reader and (reader.kind in _ELEMENTWISE or reader.kind in _PASSES_ON):
@@ -259,7 +235,7 @@ def _reader(calls: list[_Call], call: _Call) -> tuple[_Call | None, tuple[str, .
   return (reader, tuple(names)) if reader and reader.kind in ('dense', 'conv') else (None, ())
 
 
-def _acts_through(classifier: Classifier, call: _Call, reader: _Call) -> bool:
+def _acts_through(classifier: Classifier, call: Call, reader: Call) -> bool:
   """Nothing of a layer's output reaches the logits but through the output of `reader`, also not outside of modules."""
   def logits(nudge, variables, z):
     outputs = {call.path: lambda h: h + nudge, reader.path: jnp.zeros_like}

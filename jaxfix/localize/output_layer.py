@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax import traverse_util
 
 from jaxfix import devices, intervene
 from jaxfix.classifier import Classifier
 from jaxfix.models.mlp import Mlp
+from jaxfix.models.structure import trace_calls
 from jaxfix.predict import DEFAULT_BATCH, padded_batches
 
 HEAD_PATH = 'fc1'
@@ -24,24 +24,9 @@ HEAD_PATH = 'fc1'
 
 def output_layer(classifier: Classifier) -> str | None:
   """Path of the Dense layer whose outputs are the logits, or None if the network ends in something else."""
-  made = {}
-
-  def note(next_fun, args, kwargs, context):
-    out = next_fun(*args, **kwargs)
-    if context.method_name == '__call__' and isinstance(context.module, nn.Dense) and args[0].ndim == 2:
-      made['/'.join(context.module.path)] = out
-    return out
-
-  def trace(variables, z):
-    logits = classifier.module.apply(variables, z, train=False)
-    found.extend(path for path, out in made.items() if out is logits)
-    return logits
-
-  found = []
-  z = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
-  with nn.intercept_methods(note):
-    jax.eval_shape(trace, classifier.variables, z)
-  return found[0] if found else None
+  flow = trace_calls(classifier)
+  return next((call.path for call in flow.calls
+               if call.kind == 'dense' and call.args[0].ndim == 2 and call.out is flow.logits), None)
 
 
 def head(classifier: Classifier, path: str) -> Classifier:

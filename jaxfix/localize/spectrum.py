@@ -21,14 +21,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from jaxfix import intervene
 from jaxfix.classifier import Classifier
 from jaxfix.errors import require
 from jaxfix.localize.batches import Batches
 from jaxfix.localize.linear import kernel
-from jaxfix.models import layers
+from jaxfix.models.structure import trace_calls
 
 Formula = Literal['ochiai', 'tarantula', 'dstar', 'jaccard']
 FORMULAS: tuple[Formula, ...] = ('ochiai', 'tarantula', 'dstar', 'jaccard')
@@ -176,24 +175,14 @@ def scale_by_size(w: jax.Array, neuron: jax.Array) -> jax.Array:
 def activation_points(classifier: Classifier, paths: tuple[str, ...]) -> dict[str, str]:
   """For each layer the module whose output counts as that of its neurons; see the head of this file."""
   made, points = {}, {path: path for path in paths}
-  passed = (layers.BatchNorm, layers.Dropout, layers.Relu, layers.Tanh, layers.Sigmoid)
-
-  def note(next_fun, args, kwargs, context):
-    out = next_fun(*args, **kwargs)
-    if context.method_name == '__call__':
-      path = '/'.join(context.module.path)
-      if isinstance(context.module, passed):
-        for layer, value in made.items():
-          if value is args[0]:
-            points[layer] = path
-            made[layer] = out if isinstance(context.module, passed[:2]) else None
-      elif path in paths:
-        made[path] = out
-    return out
-
-  z = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
-  with nn.intercept_methods(note):
-    jax.eval_shape(lambda v, z: classifier.module.apply(v, z, train=False), classifier.variables, z)
+  for call in trace_calls(classifier).calls:
+    if call.kind in ('bn', 'dropout', 'relu', 'tanh', 'sigmoid'):
+      for layer, value in made.items():
+        if value is call.args[0]:
+          points[layer] = call.path
+          made[layer] = call.out if call.kind in ('bn', 'dropout') else None
+    elif call.path in paths:
+      made[call.path] = call.out
   return points
 
 

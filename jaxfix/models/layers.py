@@ -2,18 +2,16 @@
 
 `layer_list` gives the layers of any network made of them, in order; `count_layers` counts them as the literature does.
 """
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxfix.classifier import Classifier
-from jaxfix.errors import UnknownNameError, require
+from jaxfix.errors import UnknownNameError
 from jaxfix.models import convolution
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -274,86 +272,10 @@ class Concat(nn.Module):
     return jnp.concatenate(xs, axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
-  """One layer of a network: `kind` is one of the values of `KINDS`; shapes are those of one sample."""
-  name: str
-  kind: str
-  path: str
-  input_shape: tuple[int, ...]
-  output_shape: tuple[int, ...]
-
-
-KINDS = {nn.Conv: 'conv', nn.Dense: 'dense', BatchNorm: 'bn', Relu: 'relu', Tanh: 'tanh', Sigmoid: 'sigmoid',
-         Softmax: 'softmax', MaxPool: 'maxpool', AvgPool: 'avgpool', AdaptiveAvgPool: 'avgpool', GlobalAvgPool: 'gap',
-         GlobalMaxPool: 'gmp', ZeroPad: 'zeropad', Flatten: 'flatten', Dropout: 'dropout', Add: 'add',
-         Concat: 'concat', Reshape: 'reshape', Transpose: 'transpose', Slice: 'slice', Mean: 'mean',
-         Shift: 'shift', Scale: 'scale'}
-
-ACTIVATIONS = frozenset({'relu', 'tanh', 'sigmoid', 'softmax'})
-
-
-def layer_list(classifier: Classifier) -> tuple[Layer, ...]:
-  """The layers of a network in the order in which a forward pass calls them; composite modules are looked into.
-
-  Works on any Flax module made of the layers in this file; other leaf modules are not listed. Only the shapes of the
-  weights are read, so they may be `jax.ShapeDtypeStruct`s.
-  """
-  found = []
-
-  def note(next_fun, args, kwargs, context):
-    out = next_fun(*args, **kwargs)
-    kind = KINDS.get(type(context.module))
-    if context.method_name == '__call__' and kind:
-      path = context.module.path
-      found.append(Layer(path[-1], kind, '/'.join(path), args[0].shape[1:], out.shape[1:]))
-    return out
-
-  z = jax.ShapeDtypeStruct((1, *classifier.input_shape), jnp.float32)
-  with nn.intercept_methods(note):
-    jax.eval_shape(lambda v, z: classifier.module.apply(v, z, train=False), classifier.variables, z)
-  return tuple(found)
-
-
 def variable_shapes(module: nn.Module, input_shape: Sequence[int]) -> Mapping[str, Any]:
   """The variables of a network as `jax.ShapeDtypeStruct`s; nothing is computed or allocated."""
   z = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
   return jax.eval_shape(lambda z: module.init(jax.random.key(0), z, train=False), z)
-
-
-def count_layers(found: Sequence[Layer], rule: Literal['keras', 'study'] = 'keras') -> int:
-  """Number of layers as others count them, for comparison with published figures.
-
-  Args:
-    found: result of `layer_list`.
-    rule: 'keras' counts every layer and the input, as a functional Keras model does (ResNet18 69, DenseNet121 429);
-      'study' counts neither the input nor activations nor concatenations (DenseNet121 249, LeNet5 8, FaceNet 11,
-      VGG16 42), which is also how a sequential Keras model with fused activations counts.
-  Raises:
-    BadInputError: another rule.
-  """
-  require(rule in ('keras', 'study'), f"rule must be 'keras' or 'study', got {rule!r}.")
-  if rule == 'keras':
-    return 1 + len(found)
-  return sum(layer.kind not in ACTIVATIONS and layer.kind != 'concat' for layer in found)
-
-
-def longest_dense_run(found: Sequence[Layer]) -> int:
-  """Most dense layers in a row with at most activations and dropout between them (REASSURE asks for 3)."""
-  longest = run = 0
-  for layer in found:
-    if layer.kind == 'dense':
-      run += 1
-    elif layer.kind not in ACTIVATIONS and layer.kind != 'dropout':
-      run = 0
-    longest = max(longest, run)
-  return longest
-
-
-def square_dense(found: Sequence[Layer]) -> tuple[Layer, ...]:
-  """The hidden dense layers with as many outputs as inputs (VERE asks for one); the output layer is not hidden."""
-  dense = [layer for layer in found if layer.kind == 'dense']
-  return tuple(layer for layer in dense[:-1] if layer.input_shape[-1] == layer.output_shape[-1])
 
 
 def choose(option: str, value: str, choices: Mapping[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from jaxfix import intervene
 from jaxfix.classifier import Classifier
 from jaxfix.localize.linear import kernel, linear_map
 from jaxfix.localize.targets import UNUSED, Targets, values
-from jaxfix.models import layers
+from jaxfix.models import layers, structure
 
 Patch = tuple[jax.Array, ...]
 """For each layer with targets, `[slots, channels]`: what each slot adds to each output channel, per unit of input."""
@@ -173,4 +173,4 @@ def _taps(index: jax.Array, shape: tuple[int, ...], groups: int) -> jax.Array:
 
 
 def _kernel_paths(classifier: Classifier) -> list[str]:
-  return [layer.path for layer in layers.layer_list(classifier) if layer.kind in ('dense', 'conv')]
+  return [layer.path for layer in structure.layer_list(classifier) if layer.kind in ('dense', 'conv')]

@@ -2,7 +2,7 @@
 
 from jaxfix.classifier import Classifier
 from jaxfix.errors import Unadaptable
-from jaxfix.models import layers
+from jaxfix.models import structure
 from jaxfix.verify import checker
 from jaxfix.verify.normal_form import NormalForm
 from jaxfix.verify.spec import Spec
@@ -15,7 +15,7 @@ def remarks(classifier: Classifier) -> tuple[str, ...]:
   constants that the file combines rounded to float32.
   """
   notes = [note for note in getattr(classifier.module, 'notes', ()) if 'rounded' in note or 'softmax' in note.lower()]
-  if any(layer.kind == 'bn' for layer in layers.layer_list(classifier)):
+  if any(layer.kind == 'bn' for layer in structure.layer_list(classifier)):
     notes.append('Batch normalization multiplies by scale / sqrt(var + epsilon) rounded to float32.')
   return tuple(notes)
 

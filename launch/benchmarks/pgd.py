@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfix.classifier import Classifier, flat_weights
 from jaxfix.evaluate import PGD, attack
-from jaxfix.models.layers import layer_list
+from jaxfix.models.structure import layer_list
 from launch.benchmarks import pairs, peer, subject
 
 BATCH, EPSILON = 500, 0.15

@@ -9,7 +9,7 @@ from jaxfix import models
 from jaxfix.classifier import Classifier
 from jaxfix.localize import influence
 from jaxfix.localize.batches import make_batches
-from jaxfix.models import layers
+from jaxfix.models import layers, structure
 from tests import networks
 
 _X = np.array([[1., 2.], [3., -1.]], np.float32)
@@ -118,7 +118,7 @@ class RowsTest(absltest.TestCase):
 
   def test_memory_of_a_batch_is_bounded(self):
     c = linear(np.zeros((2, 2)))
-    each = sum(np.prod(layer.output_shape) for layer in layers.layer_list(c))   # Flatten and Dense
+    each = sum(np.prod(layer.output_shape) for layer in structure.layer_list(c))   # Flatten and Dense
     self.assertEqual(influence.rows_per_batch(c), 256)
     self.assertEqual(influence.rows_per_batch(c, budget_bytes=8 * 3 * each), 3)
     self.assertEqual(influence.rows_per_batch(c, budget_bytes=1), 1)

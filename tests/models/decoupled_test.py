@@ -12,7 +12,7 @@ from jaxfix import intervene, models
 from jaxfix.classifier import Classifier, flat_weights
 from jaxfix.errors import BadInputError, UnknownNameError
 from jaxfix.linearize import float64, to_float64
-from jaxfix.models import layers
+from jaxfix.models import layers, structure
 from jaxfix.models.decoupled import Decoupled, base_classifier, decouple
 from tests.networks import images, network, quick_jit
 
@@ -189,7 +189,7 @@ class DecoupledTest(parameterized.TestCase):
 
   def test_interventions_reach_the_value_layer_and_what_precedes_it(self):
     net, z = _other_values(decouple(_MLP(), 'fc2')), images((5,))
-    self.assertEqual([layer.path for layer in layers.layer_list(net) if layer.kind == 'dense'],
+    self.assertEqual([layer.path for layer in structure.layer_list(net) if layer.kind == 'dense'],
                      ['base/fc1', 'value', 'base/fc2', 'base/fc3'])
     seen = quick_jit(lambda net, z: intervene.record(net, z, ('base/fc1', 'value')))(net, z)
     np.testing.assert_array_equal(np.maximum(seen['base/fc1'][1], 0), seen['value'][0])

@@ -6,7 +6,7 @@ from absl.testing import absltest, parameterized
 from jaxfix import models
 from jaxfix.classifier import Classifier
 from jaxfix.errors import BadInputError, UnknownNameError
-from jaxfix.models import layers
+from jaxfix.models import layers, structure
 from jaxfix.models.layer_graph import LayerGraph, Record
 from tests.networks import images, network, quick_jit
 
@@ -54,8 +54,8 @@ class LayerGraphTest(parameterized.TestCase):
 
   def test_layers_are_listed(self):
     c = network('layer_graph', (8, 8, 1), layers=LENET)
-    self.assertEqual([layer.name for layer in layers.layer_list(c)], [r.name for r in LENET])
-    self.assertEqual(layers.longest_dense_run(layers.layer_list(c)), 3)
+    self.assertEqual([layer.name for layer in structure.layer_list(c)], [r.name for r in LENET])
+    self.assertEqual(structure.longest_dense_run(structure.layer_list(c)), 3)
 
   @parameterized.named_parameters(
     ('unknown_kind', [Record('a', 'denze', (('features', 2),))], UnknownNameError, "Did you mean 'dense'"),

@@ -12,14 +12,14 @@ from flax import traverse_util
 
 from jaxfix import models
 from jaxfix.errors import BadInputError, UnknownNameError
-from jaxfix.models import layers
+from jaxfix.models import layers, structure
 from jaxfix.models.densenet import DenseNet121
 from tests.networks import abstract, images, network, quick_jit
 
 
 @functools.cache
 def layer_list(classifier_name, input_shape, **options):
-  return layers.layer_list(abstract(classifier_name, input_shape, **options))
+  return structure.layer_list(abstract(classifier_name, input_shape, **options))
 
 
 def size(tree):
@@ -70,11 +70,11 @@ class CountsTest(parameterized.TestCase):
     ('facenet', 'facenet', (48, 48, 3), {}, 'study', 11),
     ('vgg16_study', 'vgg16', (32, 32, 3), {}, 'study', 42))
   def test_published_number_of_layers(self, name, input_shape, options, rule, number):
-    self.assertEqual(layers.count_layers(layer_list(name, input_shape, **options), rule), number)
+    self.assertEqual(structure.count_layers(layer_list(name, input_shape, **options), rule), number)
 
   def test_another_counting_rule_is_an_error(self):
     with self.assertRaisesRegex(BadInputError, 'rule'):
-      layers.count_layers(layer_list('lenet5', (28, 28, 1)), 'mine')
+      structure.count_layers(layer_list('lenet5', (28, 28, 1)), 'mine')
 
 
 class StructureTest(parameterized.TestCase):
@@ -88,8 +88,8 @@ class StructureTest(parameterized.TestCase):
     ('square_output_is_not_hidden', 'mlp', (4,), {'num_classes': 5, 'hidden': (5,)}, 2, []))
   def test_dense_runs_and_square_layers(self, name, input_shape, options, run, square):
     found = layer_list(name, input_shape, **options)
-    self.assertEqual(layers.longest_dense_run(found), run)
-    self.assertEqual([layer.path for layer in layers.square_dense(found)], square)
+    self.assertEqual(structure.longest_dense_run(found), run)
+    self.assertEqual([layer.path for layer in structure.square_dense(found)], square)
 
   @parameterized.named_parameters(
     ('lenet5', 'lenet5', (28, 28, 1), {}, 84), ('facenet', 'facenet', (48, 48, 3), {}, 128),

@@ -38,7 +38,7 @@ from jaxfix.localize.causal_effect import Effects, Measure, causal_effects
 from jaxfix.localize.neuron_interventions import Samples, choose_group, keep_samples, scaled, split_factors, sums
 from jaxfix.localize.neurons import Neurons, Unit, default_layer, find_neurons, scale_neurons
 from jaxfix.methods.method import Method
-from jaxfix.models.layers import layer_list
+from jaxfix.models.structure import layer_list
 from jaxfix.predict import right
 from jaxfix.problem import Problem, Repair, Split, Trace
 from jaxfix.search import global_best_swarm as swarm

@@ -39,7 +39,7 @@ from jaxfix.localize import routing, sampling
 from jaxfix.localize.blocks import Block, blocks
 from jaxfix.localize.gradient_loss import cross_entropy
 from jaxfix.methods.method import Method
-from jaxfix.models.layers import layer_list
+from jaxfix.models.structure import layer_list
 from jaxfix.problem import Problem, Repair, Split, Trace
 
 _FEWEST_TRAINING_FAILURES = 50

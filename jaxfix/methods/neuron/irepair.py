@@ -41,7 +41,7 @@ from jaxfix.localize.influence import (
   rows_per_batch,
 )
 from jaxfix.methods.method import Method
-from jaxfix.models.layers import layer_list
+from jaxfix.models.structure import layer_list
 from jaxfix.problem import Problem, Repair, Trace
 
 Mask = Literal['edges', 'nodes', 'random', 'none']
