@@ -142,7 +142,8 @@ class Trace:
 
   Attributes:
     curves: name -> `[t]` array, one value a step (generation, round, epoch): losses, fitness, accuracies.
-    selected: step of `curves` whose weights were returned, or None.
+    selected: name of a curve -> place, from 0, of its entry for the returned weights; curves without such an entry are
+      absent, and those of one trace may count different things.
     edits: the localized weights, changed or not, for methods that choose single ones.
     solver: statistics of an optimization problem, JSON-able.
     notes: one-line remarks for the reader.
@@ -150,7 +151,7 @@ class Trace:
       that is worse in it; else None.
   """
   curves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  selected: int | None = None
+  selected: Mapping[str, int] = dataclasses.field(default_factory=dict)
   edits: tuple[Edit, ...] = ()
   solver: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   notes: tuple[str, ...] = ()

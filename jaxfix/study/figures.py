@@ -30,14 +30,21 @@ def _svg(figure) -> str:
   return svg[svg.index('<svg'):]
 
 
-def curves(series: Mapping[str, np.ndarray], xlabel: str, selected: int | None = None) -> str:
-  """Line plots, one panel a curve, all against the step number from 1; the selected step is marked."""
+def curves(series: Mapping[str, np.ndarray], xlabel: str, first: int, selected: Mapping[str, int] | None = None) -> str:
+  """Line plots, one panel a curve.
+
+  Args:
+    series: name -> values.
+    xlabel: what an entry is.
+    first: number of the first entry on the horizontal axis.
+    selected: name of a curve -> place, from 0, of the entry that is marked.
+  """
   figure, axes = _figure(3.2 * len(series), 2.3, len(series))
   for ax, (name, values), color in zip(axes[0], series.items(), COLORS * len(series), strict=False):
-    steps = np.arange(1, len(values) + 1)
+    steps = first + np.arange(len(values))
     ax.plot(steps, values, color=color, linewidth=1.4, marker='o' if len(values) < 30 else None, markersize=3)
-    if selected and selected <= len(values):
-      ax.axvline(selected, color=GREY, linestyle=':', linewidth=1)
+    if selected and name in selected:
+      ax.axvline(first + selected[name], color=GREY, linestyle=':', linewidth=1)
     ax.set_title(name.replace('_', ' '), fontsize=9, loc='left')
     ax.set_xlabel(xlabel)
   return _svg(figure)

@@ -12,6 +12,7 @@ from jaxfix.files import write_text
 from jaxfix.problem import Split, Subject
 from jaxfix.study import figures, summary
 from jaxfix.study.job import Result
+from jaxfix.study.traces import selected_entries
 
 _PICTURES = 12
 
@@ -50,14 +51,15 @@ def _training(curves: Sequence[Mapping[str, float]]) -> str:
   if not curves:
     return ''
   names = [n for n in ('loss', 'train_accuracy', 'valid_accuracy') if curves[0].get(n) is not None]
-  return figures.curves({n: np.array([c[n] for c in curves]) for n in names}, 'epoch')
+  return figures.curves({n: np.array([c[n] for c in curves]) for n in names}, 'epoch', 1)
 
 
 def _section(subject: Subject, result: Result) -> dict[str, Any]:
   """What the page says about one approach."""
   row, trace = result.row, result.trace
   lines = {k: np.asarray(v) for k, v in trace['curves'].items() if v}
-  section = {'row': row, 'trace': trace, 'curves': figures.curves(lines, 'step', trace['selected']) if lines else '',
+  section = {'row': row, 'trace': trace,
+             'curves': figures.curves(lines, 'step', 0, selected_entries(trace)) if lines else '',
              'confusion': '', 'fixed': [], 'broken': [], 'num_fixed': 0, 'num_broken': 0}
   if result.labels_before is None:
     return section

@@ -88,6 +88,11 @@ class ContractTest(parameterized.TestCase):
     self.assertTrue(((labels >= 0) & (labels < 10)).all())
     for values in first.trace.curves.values():
       self.assertTrue(np.isfinite(np.asarray(values)).all())
+    accuracy = (labels == problem.valid.y).mean()
+    for curve, place in first.trace.selected.items():
+      self.assertBetween(place, 0, len(first.trace.curves[curve]) - 1)
+      if curve.startswith('valid_accuracy'):
+        np.testing.assert_allclose(first.trace.curves[curve][place], accuracy, atol=1e-6, err_msg=curve)
     jsonable([dict(first.trace.solver), list(first.trace.notes), first.certificate, describe_config(config_of(
       methods.get(name)))])
     if first.trace.objective is not None:

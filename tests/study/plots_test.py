@@ -27,7 +27,8 @@ def write_store(folder, rows):
   """The rows with traces."""
   with store.Writer(folder) as writer:
     for row in rows:
-      trace = {'curves': {'loss': [3., 2., 1. + row['seed']], 'valid_accuracy': [0.5, 0.75, 0.7]}, 'selected': 1,
+      trace = {'curves': {'loss': [3., 2., 1. + row['seed']], 'valid_accuracy': [0.5, 0.75, 0.7]}, 'selected':
+               {'loss': 1, 'valid_accuracy': 2},
                'notes': ['stopped early'], 'edits': 4,
                'asr_curve': {'eps': [0., 0.1], 'original': [0., 0.8], 'repaired': [0., 0.5], 'n': 100}}
       writer.append(row, trace=trace if row['postprocess'] == 'none' else None)
@@ -139,6 +140,12 @@ class AllPlotsTest(absltest.TestCase):
     loss = [r for r in found if r['curve'] == 'loss']
     self.assertEqual([(r['seed'], r['step']) for r in loss if r['selected']], [(0, 1), (1, 1)])
     self.assertEqual([r['value'] for r in loss if r['seed'] == 1], [3., 2., 2.])
+    accuracy = [r for r in found if r['curve'] == 'valid_accuracy']
+    self.assertEqual([(r['seed'], r['step']) for r in accuracy if r['selected']], [(0, 2), (1, 2)])
+    figure = by_id(self.plots)['P5.apricot.mnist_lenet5'].draw()
+    diamonds = {ax.get_title(): [line.get_xydata().tolist() for line in ax.lines if line.get_marker() == 'D']
+                for ax in figure.axes}
+    self.assertEqual(diamonds, {'loss': [[[1., 2.]]] * 2, 'valid accuracy': [[[2., 0.7]]] * 2})
 
   def test_attack_curves_have_wilson_bands(self):
     row, = [r for r in records(by_id(self.plots)['P13.mnist_lenet5'])

@@ -87,7 +87,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   x, y = jax.device_put((problem.train.x, np.asarray(problem.train.y, np.int32)))
   rows = jnp.arange(len(y), dtype=jnp.int32)
   adjusted, retrained, losses = [], [], []
-  last, selected, epochs_done, moves = 0, 0, 0, 0
+  last, selected, epochs_done, moves = 0, {}, 0, 0
 
   for t, batch in enumerate(_batches(len(failures), config.adjust_batch, key=k_order)):
     if epochs_done + config.retrain_epochs > config.max_retrain_epochs:
@@ -103,7 +103,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
       accuracy = _accuracy(model, problem.valid)
     adjusted.append(accuracy)
     if accuracy > best_accuracy:
-      best, best_accuracy, last, selected = model, accuracy, t, t + 1
+      best, best_accuracy, last, selected = model, accuracy, t, {'valid_accuracy_adjusted': t}
     else:
       if accuracy != best_accuracy:
         model = best   # weights and batch statistics
@@ -121,11 +121,11 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
         accuracy = _accuracy(model, problem.valid)
       retrained.append(accuracy)
       if config.select_after_retrain and accuracy > best_accuracy:
-        best, best_accuracy, last, selected = model, accuracy, t, t + 1
+        best, best_accuracy, last, selected = model, accuracy, t, {'valid_accuracy_retrained': t}
 
   curves = {'valid_accuracy_adjusted': adjusted, 'valid_accuracy_retrained': retrained, 'retrain_loss': losses}
   notes = (f'{moves} failing inputs guided moves; {epochs_done} retraining epochs',)
-  if selected == 0:
+  if not selected:
     notes += ('no visited weights beat the original on the validation split: the original is returned',)
   trace = Trace({k: np.asarray(v, np.float64) for k, v in curves.items() if v}, selected=selected, notes=notes)
   return Repair(best, trace, clock.seconds)

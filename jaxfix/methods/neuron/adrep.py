@@ -152,7 +152,8 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
            f'{len(positives)} passing ones in its fitness, in {done[-1]} iterations.')
   best_of_round, mean = np.concatenate([rounds[0].curves[:, :1], *(r.curves[:, 1:] for r in rounds)], axis=1)
   curves = {'best_fitness': np.maximum.accumulate(best_of_round), 'round_fitness': best_of_round, 'mean_fitness': mean}
-  return Repair(repaired, Trace(curves, int(done[best]), found, notes=notes), clock.seconds)
+  selected = dict.fromkeys(curves, int(done[best]))
+  return Repair(repaired, Trace(curves, selected, found, notes=notes), clock.seconds)
 
 
 def _failures(split: Split, wrong: np.ndarray, config: Config, *, key: jax.Array) -> np.ndarray:

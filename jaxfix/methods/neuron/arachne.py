@@ -137,7 +137,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
            f'{len(positives) - kept} of the {len(positives)} passing ones, in {steps} generations.')
   curves = {'best_fitness': np.asarray(outcome.best_curve)[:steps + 1],
             'mean_fitness': np.asarray(outcome.mean_curve)[:steps + 1]}
-  trace = Trace(curves, steps, edits(targets, classifier, repaired), notes=notes)
+  trace = Trace(curves, dict.fromkeys(curves, steps), edits(targets, classifier, repaired), notes=notes)
   return Repair(repaired, trace, clock.seconds)
 
 

@@ -183,7 +183,8 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   curves = {'best_fitness': np.asarray(outcome.best_curve)[:steps + 1],
             'mean_fitness': np.asarray(outcome.mean_curve)[:steps + 1]}
   objective = (before / total, after / total) if config.weight == 1. else None
-  return Repair(repaired, Trace(curves, None if lost else steps, notes=notes, objective=objective), clock.seconds)
+  selected = {} if lost else dict.fromkeys(curves, steps)
+  return Repair(repaired, Trace(curves, selected, notes=notes, objective=objective), clock.seconds)
 
 
 def _samples(problem: Problem, config: Config, key: jax.Array) -> Split:

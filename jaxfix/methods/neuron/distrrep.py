@@ -185,7 +185,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
             'mean_score': np.asarray(outcome.mean_curve)[:steps + 1]}
   coefficients = np.asarray(outcome.best.vector)[np.asarray(merged.used)].tolist()
   solver = {'items': facts, 'coefficients': coefficients, 'score_before': before, 'score_after': after}
-  selected = steps if chosen == _MERGED else None
+  selected = dict.fromkeys(curves, steps) if chosen == _MERGED else {}
   return Repair(repaired, Trace(curves, selected, found, solver, notes, objective), clock.seconds)
 
 

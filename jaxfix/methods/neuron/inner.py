@@ -225,8 +225,8 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
             f'{"Reached" if succeeded else "Did not reach"} a fault rate below {config.max_fault_rate:g} on held-out '
             f'faulty samples in {len(losses) // len(parts)} epochs; that of the returned state is '
             f'{states[selected][1]:.3f}.')
-  trace = Trace({name: np.asarray(values, np.float64) for name, values in curves.items() if len(values)}, selected,
-                solver=solver, notes=notes)
+  trace = Trace({name: np.asarray(values, np.float64) for name, values in curves.items() if len(values)},
+                dict.fromkeys(('valid_accuracy', 'fault_rate'), selected), solver=solver, notes=notes)
   return Repair(best, trace, clock.seconds)
 
 

@@ -165,7 +165,10 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
     notes += ('Best validation accuracy by gamma: '
               + ', '.join(f'{run.gamma:g}: {run.best.accuracy:.4f}' for run in runs) + '.',)
   solver = {'gamma': chosen.gamma, 'open_share': chosen.open_share}
-  return Repair(repaired, Trace(chosen.curves, chosen.best.step, solver=solver, notes=notes), clock.seconds)
+  selected = {'valid_accuracy': -(-chosen.best.step // config.eval_every)}
+  if chosen.best.step < len(chosen.curves['loss']):   # entries of before each step; the last weights have none
+    selected |= dict.fromkeys(('loss', 'remaining'), chosen.best.step)
+  return Repair(repaired, Trace(chosen.curves, selected, solver=solver, notes=notes), clock.seconds)
 
 
 def class_balanced(indices: np.ndarray, y: np.ndarray, wanted: int, *, key: jax.Array) -> np.ndarray:

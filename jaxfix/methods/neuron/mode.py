@@ -175,8 +175,8 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
   curves = {'valid_accuracy': np.array([before, *accuracies]), 'retrain_loss': np.array(losses)}
   solver = {'theta': theta, 'pool': len(problem.repair), 'new_inputs': used,
             'classes': [{'class': bug.label, 'kind': bug.kind} for bug in bugs]}
-  trace = Trace({name: values for name, values in curves.items() if len(values)}, selected, solver=solver,
-                notes=tuple(notes), objective=(before, best_accuracy))
+  trace = Trace({name: values for name, values in curves.items() if len(values)}, {'valid_accuracy': selected},
+                solver=solver, notes=tuple(notes), objective=(before, best_accuracy))
   return Repair(best, trace, clock.seconds)
 
 

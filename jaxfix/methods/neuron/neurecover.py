@@ -148,7 +148,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
            f'{len(positives) - kept} of the {len(positives)} passing ones in its fitness, in {steps} iterations.')
   curves = {'best_fitness': np.asarray(outcome.best_curve)[:steps + 1],
             'mean_fitness': np.asarray(outcome.mean_curve)[:steps + 1]}
-  return Repair(repaired, Trace(curves, steps, found, notes=notes), clock.seconds)
+  return Repair(repaired, Trace(curves, dict.fromkeys(curves, steps), found, notes=notes), clock.seconds)
 
 
 def _failures(split: Split, predicted: np.ndarray, config: Config) -> np.ndarray:

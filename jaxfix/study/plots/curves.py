@@ -7,6 +7,7 @@ from jaxfix.study.aggregate import Summary
 from jaxfix.study.plots import plot
 from jaxfix.study.plots.plot import SOFT, Plot
 from jaxfix.study.store import Results
+from jaxfix.study.traces import selected_entries
 
 _MOST_DRAWN = 400   # points of a line; a page holds dozens of these plots
 _WIDEST = 3
@@ -17,23 +18,25 @@ def curves(summary: Summary, results: Results) -> Plot | None:
   """Curves of all seeds of an approach on a subject, or None where none was recorded.
 
   Every seed is a line; the band spans smallest and largest value over seeds at the steps that all of them reached. The
-  mark is on the step whose weights were returned.
+  mark is on the entry of the returned weights, in the curves that have one.
   """
   runs = {}
   for row in results.rows:
     if (row['approach'], row['subject'], row['postprocess']) == (summary.approach, summary.subject, 'none'):
       trace = results.trace(row['run_id'])
       if trace and any(len(v) for v in trace['curves'].values()):
-        runs[row['seed']] = ({k: np.asarray(v, float) for k, v in trace['curves'].items() if len(v)}, trace['selected'])
+        found = {k: np.asarray(v, float) for k, v in trace['curves'].items() if len(v)}
+        runs[row['seed']] = found, selected_entries(trace)
   if not runs:
     return None
   names = list(dict.fromkeys(name for found, _ in runs.values() for name in found))
   data = [('curve', 'seed', 'step', 'value', 'selected')]
   for seed, (found, selected) in runs.items():
     for name, values in found.items():
-      data += [(name, seed, step, value, step == selected) for step, value in enumerate(values.tolist())]
+      data += [(name, seed, step, value, step == selected.get(name)) for step, value in enumerate(values.tolist())]
   caption = (f'Inside {summary.key} on {summary.subject}: what it recorded at each step. A line a seed; the band spans '
-             'all seeds; the marked step is the one that was returned.')
+             'all seeds' + ('; the mark is on the weights that were returned.' if any(s for _, s in runs.values())
+                             else '.'))
   ends = [(f'{name} of seed {seed} ends at', float(values[-1])) for seed, (found, _) in runs.items()
           for name, values in found.items()]
   alt = plot.describe(caption, ends, lambda v: f'{v:.4g}')
@@ -49,11 +52,11 @@ def _draw(runs, names, category):
     lines = {seed: found[name] for seed, (found, _) in runs.items() if name in found}
     _band(ax, list(lines.values()), plot.color(category))
     for seed, values in lines.items():
-      steps = _thinned(len(values), runs[seed][1])
+      selected = runs[seed][1].get(name)
+      steps = _thinned(len(values), selected)
       ax.plot(steps, values[steps], styles[seed], color=plot.color(category), linewidth=1.1,
               marker='o' if len(values) < 15 else None, markersize=2.5)
-      selected = runs[seed][1]
-      if selected is not None and 0 <= selected < len(values):
+      if selected is not None:
         ax.plot(selected, values[selected], 'D', color=plot.INK, markersize=4.5, markerfacecolor='white', zorder=4)
     ax.set_title(plot.short(name.replace('_', ' ')))
     ax.set_xlabel('step')
@@ -76,4 +79,4 @@ def _band(ax, lines: Sequence[np.ndarray], color: str) -> None:
 def _thinned(length: int, selected: int | None) -> np.ndarray:
   """At most `_MOST_DRAWN` steps, evenly, with the first, the last and the selected one."""
   steps = np.unique(np.linspace(0, length - 1, min(length, _MOST_DRAWN)).round().astype(int))
-  return np.union1d(steps, [selected]) if selected is not None and 0 <= selected < length else steps
+  return steps if selected is None else np.union1d(steps, [selected])

@@ -119,7 +119,7 @@ class RepairTest(parameterized.TestCase):
     if criterion == 'stagnation':
       np.testing.assert_allclose([kwargs['threshold'] for _, kwargs, _ in calls], threshold / 2.**np.arange(len(calls)))
     self.assertGreaterEqual(repair.trace.curves['best_fitness'][-1], max(fitness))
-    chosen = repair.trace.selected
+    chosen, = set(repair.trace.selected.values())
     self.assertEqual(repair.trace.curves['round_fitness'][chosen], repair.trace.curves['best_fitness'][-1])
 
   def test_without_a_switch_it_is_one_run_of_the_swarm(self):

@@ -154,7 +154,7 @@ class StepTest(parameterized.TestCase):
     repair = methods.run(irepair.METHOD, problem, key=jax.random.key(0))
     self.assertEmpty(_names_that_differ(problem.classifier, repair.classifier))
     self.assertIn('after 0 steps', repair.trace.notes[1])
-    self.assertEqual(repair.trace.selected, 0)
+    self.assertEqual(repair.trace.selected, {'valid_accuracy': 0})
 
   def test_a_tiny_step_does_not_raise_the_loss(self):
     """8.9: the masked gradient never points against the gradient."""
@@ -170,7 +170,7 @@ class StepTest(parameterized.TestCase):
       right = predict.labels(repair.classifier, problem.repair.x) == problem.repair.y
       self.assertTrue(right[-1])
       self.assertGreaterEqual(right[:-1].sum(), 39)
-      self.assertBetween(repair.trace.selected, 1, 10)
+      self.assertBetween(repair.trace.selected['valid_accuracy'], 1, 5)   # validated every two steps
 
   def test_l1_pulls_toward_zero(self):
     """With no gradient to speak of but that of the norm, every parameter loses magnitude."""
@@ -213,7 +213,11 @@ class RepairTest(parameterized.TestCase):
     curve = repair.trace.curves['valid_accuracy']
     got = (predict.labels(repair.classifier, problem.valid.x) == problem.valid.y).mean()
     np.testing.assert_allclose(got, curve[1:].max())
-    self.assertEqual(repair.trace.selected, 10 * (1 + int(np.argmax(curve[1:]))))
+    best = 1 + int(np.argmax(curve[1:]))
+    self.assertEqual(repair.trace.selected['valid_accuracy'], best)
+    # entry 10 b of the loss is that before step 10 b, of the weights after as many; after the last step there is none
+    self.assertEqual(repair.trace.selected.get('loss'), 10 * best if 10 * best < len(repair.trace.curves['loss'])
+                     else None)
     self.assertLess(repair.trace.curves['remaining'][-1], repair.trace.curves['remaining'][0])
 
   def test_the_original_is_a_candidate_only_on_request(self):
@@ -221,7 +225,7 @@ class RepairTest(parameterized.TestCase):
     wild = irepair.Config(max_iters=10, lr=1.)   # spoils everything
     kept = methods.run(irepair.METHOD, problem, dataclasses.replace(wild, include_original=True), key=jax.random.key(0))
     self.assertEmpty(_names_that_differ(problem.classifier, kept.classifier))
-    self.assertEqual(kept.trace.selected, 0)
+    self.assertEqual(kept.trace.selected, {'valid_accuracy': 0, 'loss': 0, 'remaining': 0})
     spoiled = methods.run(irepair.METHOD, problem, wild, key=jax.random.key(0))
     self.assertNotEmpty(_names_that_differ(problem.classifier, spoiled.classifier))
 
