@@ -45,7 +45,7 @@ def main() -> int:
     has=tuple(_HAS.value), proof=_PROOF.value, params=_PARAMS.value, time=_TIME.value, keep=tuple(_KEEP.value),
     subject=_SUBJECT.value, prefer=_PREFER.value)
   stores = results.stores() if _RESULTS.value is None else _RESULTS.value
-  rows = store.newest(row for path in stores for row in store.read(path).rows)
+  rows = [row for path in stores for row in store.read(path).rows]
   advice = recommend.recommend(situation, rows, published.load() if _PUBLISHED.value else None)
   console = cli.console()
   for source in ('measured', 'published'):

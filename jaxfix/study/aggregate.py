@@ -6,7 +6,7 @@ same figures as one flat mapping, which the study's tables have too, so that eac
 Decided here:
 - The seeds that finished share one outcome, OK or CORRUPTED by their *mean* accuracy (evaluation spec, section 7); that
   and the seeds which did not finish then vote, and a tie goes to the worse.
-- Of several rows with one approach, subject and seed (code or settings changed) the newest counts (`store.age`).
+- Of rows of several settings, originals or splits those that go with the newest count (`store.newest`).
 - `asr_rel` is the mean of the seeds' own relative changes, since each seed attacks the original on its own inputs.
 """
 import collections
@@ -25,7 +25,7 @@ from jaxfix.statistics import Groups, groups
 from jaxfix.study import published as published_figures
 from jaxfix.study.published import Published
 from jaxfix.study.record import OUTCOMES
-from jaxfix.study.store import age
+from jaxfix.study.store import newest
 
 ORDER = ('AP', 'ET', 'FM', 'DR', 'HUDD', 'HR', '3M', 'RA', 'AR', 'CARE', 'NR', 'IR', 'DTR', 'GM', 'VERE', 'IN')
 """The study's approaches, in its order."""
@@ -121,12 +121,10 @@ class Sheet:
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> tuple[Summary, ...]:
   """One summary an approach and subject, in `order`. Rows of post-processed models are left out."""
-  cells = collections.defaultdict(dict)
-  for row in rows:
-    cell = cells[row['approach'], row['subject']] if row['postprocess'] == 'none' else {}
-    if row['seed'] not in cell or age(row) >= age(cell[row['seed']]):
-      cell[row['seed']] = row
-  return order(_summary([by_seed[seed] for seed in sorted(by_seed)]) for by_seed in cells.values())
+  cells = collections.defaultdict(list)
+  for row in newest((row for row in rows if row['postprocess'] == 'none'), ('approach', 'subject')):
+    cells[row['approach'], row['subject']].append(row)
+  return order(_summary(sorted(of_seeds, key=lambda row: row['seed'])) for of_seeds in cells.values())
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> Summary:

@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxfix import methods, subjects
 from jaxfix.errors import UnknownNameError
-from jaxfix.study import aggregate, store
+from jaxfix.study import aggregate
 from jaxfix.study.published import Published
 from jaxfix.study.situation import Situation
 
@@ -70,18 +70,14 @@ def _nearest(sizes: Mapping[str, float], params: int) -> set[str]:
 
 def measured(situation: Situation, rows: Sequence[Mapping[str, Any]], summaries: Sequence[aggregate.Summary]
              ) -> list[Candidate]:
-  """The approaches with rows of the evidence's subjects; `summaries` are those of `rows`."""
+  """The approaches with rows of the evidence's subjects; `rows` are those that count, `summaries` are of them."""
   if situation.subject:
     chosen = {s.subject for s in summaries if situation.subject in (s.subject, s.published_subject)}
   elif situation.params:
     chosen = _nearest({s.subject: s.mean('n_params') for s in summaries if s.mean('n_params') > 0}, situation.params)
   else:
     chosen = {s.subject for s in summaries}
-  runs = {}   # the row that a summary took for a seed: the newest
-  for row in rows:
-    key = row['approach'], row['subject'], row['seed']
-    if key not in runs or store.age(row) >= store.age(runs[key]):
-      runs[key] = row
+  runs = {(row['approach'], row['subject'], row['seed']): row for row in rows}
   by_approach = collections.defaultdict(list)
   for s in summaries:
     if s.subject in chosen:

@@ -24,6 +24,7 @@ from jaxfix.study import aggregate, evidence
 from jaxfix.study.evidence import Candidate
 from jaxfix.study.published import Published
 from jaxfix.study.situation import KEEP, PREFER, Situation
+from jaxfix.study.store import newest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def recommend(situation: Situation, rows: Iterable[Mapping[str, Any]], published
   Raises:
     UnknownNameError: the subject is neither in the rows, nor one of `jaxfix.subjects`, nor published.
   """
-  rows = [row for row in rows if row['postprocess'] == 'none']
+  rows = newest((row for row in rows if row['postprocess'] == 'none'), ('subject', 'approach'))
   summaries = aggregate.summarize(rows)
   evidence.check_subject(situation.subject, summaries, published)
   measured = evidence.measured(situation, rows, summaries)

@@ -9,8 +9,9 @@
 The same store gives the same bytes: nothing depends on when or where the report is written. Rows alone give less:
 curves and stored predictions are read from the folder of the store.
 
-Decided here: of several rows of one cell (suite, subject, approach, post-processing, seed) the newest counts; rows of
-two suites for one cell need `--suite`; `results.jsonl` holds the rows that were used, and no others.
+Decided here: of several rows of one seed the newest counts, and seeds that were measured with other settings, another
+original or other splits than the newest are left out (`store.newest`), with a remark; rows of two suites for one cell
+need `--suite`; `results.jsonl` holds the rows that were used, and no others.
 """
 import base64
 import collections
@@ -48,7 +49,8 @@ def select(results: Results, *, suite: str | None = None, allow_mixed: bool = Fa
     BadInputError: there is no such row, or rows of two git commits, or of two suites for one cell.
   """
   known = sorted({row['suite'] for row in results.rows})
-  rows = [row for row in store.newest(results.rows) if suite is None or row['suite'] == suite]
+  mine = [row for row in results.rows if suite is None or row['suite'] == suite]
+  rows = store.newest(mine)
   require(bool(rows), f'There is no row of suite {suite!r}; there is {", ".join(map(repr, known))}.' if known else
           'The results have no rows: nothing was run yet.')
   suites = collections.defaultdict(set)
@@ -61,7 +63,9 @@ def select(results: Results, *, suite: str | None = None, allow_mixed: bool = Fa
   require(allow_mixed or len(commits) == 1, f'The rows come from {len(commits)} git commits '
           f'({", ".join(c[:12] for c in commits)}), and their figures may differ for that alone: run the study again, '
           'choose a --suite, or give --allow_mixed.')
-  return dataclasses.replace(results, rows=tuple(rows))
+  kept = {row['run_id'] for row in rows}
+  passed_over = tuple(row for row in mine if row['run_id'] not in kept)
+  return dataclasses.replace(results, rows=rows, left_out=(*results.left_out, *passed_over))
 
 
 def write(results: Results, out: str | os.PathLike, *, published: Published | None, formats: Sequence[str] = FORMATS,

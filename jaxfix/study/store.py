@@ -8,6 +8,7 @@ A row is written last, so that whoever reads it finds the rest. One process writ
 killed writer leaves at most one torn line, the last one, which the next writer cuts off. Of two lines with one `run_id`
 (a failure that was tried again) the later one counts.
 """
+import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -17,7 +18,7 @@ import pathlib
 import types
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from jaxfix.files import flush_folder, jsonable, read_json, replacing, write_jso
 from jaxfix.study import record
 
 FILE = 'results.jsonl'
+CELL = ('suite', 'subject', 'approach', 'postprocess')
+"""What rows of several seeds have in common."""
 _FIELDS = frozenset(field for group in record.FIELDS.values() for field in group)
 
 
@@ -37,9 +40,11 @@ class Results:
   Attributes:
     rows: checked, in an order that does not depend on which cell was finished first.
     folder: of the store; None where only the rows' file is at hand.
+    left_out: rows that `newest` passed over, for a remark.
   """
   rows: tuple[dict[str, Any], ...]
   folder: pathlib.Path | None = None
+  left_out: tuple[dict[str, Any], ...] = ()
 
   def predictions(self, run_id: str) -> dict[str, np.ndarray] | None:
     """`[n]` int16 arrays `before`, `after`, `labels` of a run, or None."""
@@ -91,15 +96,42 @@ def age(row: Mapping[str, Any]) -> tuple[bool, str]:
   return row['original_sha256'] is not None, row['ended_utc']
 
 
-def newest(rows: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-  """The newest row (`age`) of every cell (suite, subject, approach, post-processing, seed), where code or settings
-  changed."""
-  chosen = {}
+def newest(rows: Iterable[Mapping[str, Any]], cell: Sequence[str] = CELL) -> tuple[Mapping[str, Any], ...]:
+  """The rows that count where settings or code changed.
+
+  Of every seed of a cell it is the newest (`age`), and it must have the settings, the original and the splits of the
+  cell's newest row: a mean over two settings is that of neither. A combination counts if the repair in it does.
+
+  Args:
+    rows: of any stores.
+    cell: fields whose values make a cell.
+  """
+  cells = collections.defaultdict(dict)
   for row in rows:
-    cell = tuple(row[k] for k in ('suite', 'subject', 'approach', 'postprocess', 'seed'))
-    if cell not in chosen or age(row) >= age(chosen[cell]):
-      chosen[cell] = row
-  return tuple(chosen.values())
+    seeds = cells[tuple(row[k] for k in cell)]
+    if row['seed'] not in seeds or age(row) >= age(seeds[row['seed']]):
+      seeds[row['seed']] = row
+  chosen = []
+  for seeds in cells.values():
+    last = max(seeds.values(), key=age)
+    chosen += [row for row in seeds.values() if _measured_alike(row, last)]
+  place = lambda row: tuple(row[k] for k in (*cell, 'seed') if k != 'postprocess')
+  repairs = {place(row): row['run_id'] for row in chosen if row['postprocess'] == 'none'}
+
+  def combines_what_counts(row):
+    repair = repairs.get(place(row))
+    return repair is None or row['config'].get('repair', repair) == repair
+
+  return tuple(row for row in chosen if row['postprocess'] == 'none' or combines_what_counts(row))
+
+
+def _measured_alike(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+  """Same settings, original and splits."""
+  if row['original_sha256'] is None or other['original_sha256'] is None:   # what could not be tried contradicts nothing
+    return True
+  # What a combination was fitted to is in its settings, and differs by seed; they follow its repair's.
+  fields = ('original_sha256', 'split_sha256', *(['config_sha256'] if row['postprocess'] == 'none' else []))
+  return all(row[field] == other[field] for field in fields)
 
 
 def _parse(text: bytes, file: pathlib.Path) -> dict[str, dict[str, Any]]:

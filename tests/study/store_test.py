@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, OutputError
 from jaxfix.study import store
-from tests.study.rows import make_row
+from tests.study.rows import make_row, unloaded_row
 
 
 class StoreTest(parameterized.TestCase):
@@ -75,6 +75,29 @@ class StoreTest(parameterized.TestCase):
     other = make_row(seed=1)
     self.assertCountEqual([r['run_id'] for r in store.newest([new, other, old])], [new['run_id'], other['run_id']])
 
+  @parameterized.parameters({'config_sha256': 'b' * 64}, {'original_sha256': 'b' * 64}, {'split_sha256': {'test': 'b'}})
+  def test_seeds_that_were_measured_otherwise_than_the_newest_do_not_count(self, **other):
+    earlier = [make_row(seed=seed) for seed in (0, 1, 2)]
+    later = make_row(seed=0, run_id='f' * 16, ended_utc='2030-01-01T00:00:00Z', **other)
+    self.assertEqual(store.newest([*earlier, later]), (later,))
+    again = make_row(seed=1, run_id='e' * 16, ended_utc='2030-01-02T00:00:00Z', **other)
+    self.assertCountEqual(store.newest([*earlier, later, again]), [later, again])
+    elsewhere = make_row('care')
+    self.assertIn(elsewhere, store.newest([*earlier, elsewhere, later]))
+
+  def test_what_could_not_be_tried_takes_no_seed_away(self):
+    rows = [make_row(seed=seed) for seed in (0, 1)]
+    lost = unloaded_row('apricot', 'mnist_lenet5', 2)
+    self.assertCountEqual(store.newest([*rows, lost]), [*rows, lost])
+
+  def test_combinations_count_if_their_repair_does(self):
+    old, new = (make_row(run_id=i * 16, ended_utc=f'2026-01-0{i}T00:00:00Z') for i in '12')
+    combined = [make_row(postprocess=name, run_id=i * 16, config={'repair': repair['run_id'], 'k': i}, config_sha256=i,
+                         ended_utc='2026-01-03T00:00:00Z')
+                for i, name, repair in (('3', 'sv', old), ('4', 'hv', new))]
+    self.assertCountEqual(store.newest([old, new, *combined]), [new, combined[1]])
+    self.assertCountEqual(store.newest(combined), combined)   # nothing is known of the repairs
+
   def test_a_second_writer_is_refused_and_the_first_goes_on(self):
     with store.Writer(self.folder) as writer:
       with self.assertRaisesRegex(OutputError, 'Another study'):
@@ -96,7 +119,7 @@ class StoreTest(parameterized.TestCase):
 
   @parameterized.parameters('NaN', 'Infinity', '-Infinity')
   def test_what_json_does_not_know_is_damage(self, constant):
-    self._write(make_row(seed=0), make_row(seed=1, corruption_acc=0.125))
+    self._write(make_row(seed=0), make_row(seed=1, linf_change=0.125))
     self._file.write_text(self._file.read_text().replace('0.125', constant))
     for act in (store.read, store.Writer):
       with self.assertRaisesRegex(CorruptFileError, f'line 2.*{constant}.*null, never NaN'):
