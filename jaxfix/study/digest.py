@@ -128,8 +128,11 @@ def threats(rows: Sequence[Mapping[str, Any]], summaries: Sequence[Summary], pub
 
 
 def _seeds(summaries: Sequence[Summary]) -> str:
-  counts = sorted({len(s.seeds) for s in summaries})
-  text = f'Seeds an approach and subject: {counts[0]}' + (f' to {counts[-1]}' if len(counts) > 1 else '') + '.'
+  counts = sorted({len(s.values.get('acc', ())) for s in summaries if s.outcome == 'OK'})
+  if not counts:
+    return 'No approach on any subject has a usable result: there is nothing to average.'
+  text = f'Seeds that finished, an approach and subject: {counts[0]}'
+  text += (f' to {counts[-1]}' if len(counts) > 1 else '') + '.'
   if counts[0] == 1:
     text += ' One seed has no spread: its standard deviation of 0 means unknown, and no difference can be tested.'
   elif counts[0] < 5:

@@ -12,7 +12,8 @@ from jaxfix.study.store import Results
 from jaxfix.study.table import Cell, Table
 
 _MOST_NOTES = 8
-_AVERAGED = ('n_failures', 'n_test', 'rr_repair', 'n_params_changed', 'n_params', 'l2_change', 'linf_change')
+_AVERAGED = ('n_failures', 'n_test', 'rr_repair', 'nfr_repair', 'n_params_changed', 'n_params', 'l2_change',
+             'linf_change')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +69,18 @@ def _edits(first: Summary, summaries: Sequence[Summary], rows: Sequence[Mapping[
     edits = _mean([traces[r['run_id']].get('edits') for r in done])
     lines.append((
       Cell(s.subject), _number(len(done)), _number(count['fixed'], 1), _number(mean['n_failures']),
-      _number(count['broken'], 1), _number(mean['n_test']), _number(100 * mean['rr_repair'], 2), _number(edits, 1),
+      _number(count['broken'], 1), _number(mean['n_test']), _number(
+        100 * (count['fixed'] - count['broken']) / mean['n_test'], 2, sign='+'),
+      _number(100 * mean['rr_repair'], 2), _number(100 * mean['nfr_repair'], 2), _number(edits, 1),
       _number(mean['n_params_changed']), _number(mean['n_params']), _short(mean['l2_change']),
       _short(mean['linf_change']), Cell(', '.join(f'{phase} {value:.3g}' for phase, value in _phases(done).items()))))
   if not lines:
     return None
   return Table(
     f'flips.{first.approach}', f'{first.key}: what flipped and what was changed, means over seeds.',
-    ('subject', 'runs', 'fixed', 'of failures', 'broken', 'of samples', 'RR on repair split, %', 'weights chosen',
-     'weights changed', 'of weights', 'L2 change', 'largest change', 'seconds by phase'), tuple(lines),
+    ('subject', 'runs', 'fixed', 'of failures', 'broken', 'of samples', 'net flips, points', 'RR on repair split, %',
+     'NFR on repair split, %', 'weights chosen', 'weights changed', 'of weights', 'L2 change', 'largest change',
+     'seconds by phase'), tuple(lines),
     notes=('A dash: the approach does not choose single weights, or its result has another architecture.',))
 
 
@@ -109,8 +113,8 @@ def _mean(values: Sequence[float | None]) -> float:
   return float(np.mean(present)) if present else math.nan
 
 
-def _number(value: float, places: int = 0) -> Cell:
-  return Cell('-') if math.isnan(value) else Cell(f'{value:,.{places}f}', sort=float(value))
+def _number(value: float, places: int = 0, sign: str = '') -> Cell:
+  return Cell('-') if math.isnan(value) else Cell(f'{value:{sign},.{places}f}', sort=float(value))
 
 
 def _short(value: float) -> Cell:

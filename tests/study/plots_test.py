@@ -117,6 +117,9 @@ class AllPlotsTest(absltest.TestCase):
     theirs = [r['value'] for r in found if r['source'] == 'published' and (r['metric'], r['method']) == ('acc', 'SV')]
     np.testing.assert_allclose(theirs, [0.9043, 0.9048, 0.9053])
     self.assertEqual({r['method'] for r in found}, {'NO', 'SV', 'US-k'})
+    self.assertIn('not comparable with the published ones', by_id(self.plots)['P11.apricot.utkface_facenet'].caption)
+    found, = [p for p in plots.all_plots(self.results, None) if p.id == 'P11.apricot.utkface_facenet']
+    self.assertNotIn('comparable', found.caption)
 
   def test_boxes_begin_at_five_seeds(self):
     five = by_id(self.plots)['P11.apricot.utkface_facenet']

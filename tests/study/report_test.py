@@ -117,6 +117,18 @@ class BundleContentTest(_FolderTest):
     self.assertNotIn('http://', text)
     self.assertNotIn('https://', text)
 
+  def test_what_is_compared_is_on_the_page_behind_a_fold(self):
+    self.write(make_rows(('apricot', 'arachne'), ('mnist_lenet5', 'digits_lenet5')))
+    text = (self.out / 'index.html').read_text()
+    for name, words in (('T2.MNIST', 'difference of'), ('T5.MNIST', 'ratio to'), ('T4.MNIST', 'difference of')):
+      before, _, after = text.partition(f'<table id="{name}">')
+      self.assertGreater(before.rfind('<details><summary>'), before.rfind('</details>'), name)
+      self.assertIn(words, after.partition('</table>')[0])
+      self.assertIn(words, (self.out / f'tables/{name}.tex').read_text())
+    before, _, _ = text.partition('<table id="T2">')
+    self.assertLess(before.rfind('<details>'), before.rfind('</details>') + 1)
+    self.assertNotIn('id="T2.digits_lenet5"', text)
+
   def test_sections_stand_in_the_order_of_the_specification(self):
     rows = make_rows(('apricot', 'arachne'), ('mnist_lenet5',), postprocess=('none', 'sv'))
     found = [s.id for s in outline.sections(Results(tuple(rows)), published.load())]
@@ -135,6 +147,8 @@ class BundleContentTest(_FolderTest):
     counts = results.rows[0]['counts']
     self.assertEqual((texts['fixed'], texts['broken']), (f'{counts["fixed"]:.1f}', f'{counts["broken"]:.1f}'))
     self.assertEqual((texts['weights chosen'], texts['weights changed']), ('4.0', '6,000'))
+    self.assertEqual(texts['net flips, points'], f'{(counts["fixed"] - counts["broken"]) / 10:+.2f}')   # of 1000
+    self.assertEqual((texts['RR on repair split, %'], texts['NFR on repair split, %']), ('90.00', '0.10'))
     self.assertIn('"alpha": 1.5', ''.join(page.code.values()))
     self.assertEqual(page.notes, ('mnist_lenet5, seed 0: stopped early',))
 
@@ -365,6 +379,11 @@ class DigestTest(parameterized.TestCase):
     self.assertIn('One seed has no spread', text)
     self.assertIn('1 of 2 relative changes are below 4 %', text)
     self.assertIn('mnist_lenet5 25 (one is 4 %)', text)
+
+  def test_threats_count_the_seeds_that_finished(self):
+    rows = [make_row(seed=s, outcome='OK' if s < 2 else 'FAILURE') for s in range(3)] + make_rows(('arachne',))
+    self.assertIn('Seeds that finished, an approach and subject: 2 to 3.',
+                  '\n'.join(digest.threats(rows, summarize(rows), None)))
 
   def test_the_widest_interval_is_not_always_that_of_the_fewest_inputs(self):
     rows = [make_row(asr=(0.8, 0.), asr_n=90), make_row('arachne', asr=(0.8, 0.5), asr_n=100)]

@@ -10,6 +10,7 @@ import unittest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
+from jaxfix.evaluate.robustness import wilson
 from jaxfix.study import aggregate, deviations, findings, published, store, table, tables
 from jaxfix.study.store import Results
 from jaxfix.study.tables import timing, view
@@ -57,8 +58,11 @@ class GoldenTest(parameterized.TestCase):
     # less than the difference of 2.84 points.
     self.assertIn('| AP Apricot | 94.00±1.000 | 99.06±0.059 | +4.44 | 1.18 | 55.00±5.000 | 73.97±2.245 | +4.00 | +1.16 '
                   '| +2.84\\* |', text)
-    self.assertIn('| AP Apricot | 50.00±10.000 | 23.17±0.957 | +37.50 | 69.87 | 1.50±0.500 |', text)
-    self.assertIn('| AP Apricot | 13h45m | 13h46m | 2 | 2 | 1 | 1 |', text)
+    # 250 of 500: 0.5 -+ 1.96 sqrt(0.25 / 500 + 1.96^2 / (4 500^2)) / (1 + 1.96^2 / 500) = 0.5 -+ 0.0437
+    self.assertIn('| AP Apricot | 50.00±10.000 | 23.17±0.957 | 45.6 to 54.4 (n=500) | 80.00±0.000 | +37.50 | 69.87 '
+                  '| 1.50±0.500 |', text)
+    # a tenth of 49,000 and 50,000 s was compiling
+    self.assertIn('| AP Apricot | 13h45m | 01h22m to 01h23m | 13h46m | 2 | 2 | 1 | 1 |', text)
     # CARE on UTKFace: 13 of 100 repaired, 10 of 1000 broken, AAOD halved; originals within a point: RR is compared.
     self.assertIn('| CARE | 90.30±0.000 | 89.71±0.477 | +0.33 | -0.69 | 13.00±0.000 | 12.39±6.256 | +0.61? |', text)
     self.assertIn('| DTR DISTRREP | UNADAPTABLE | UNADAPTABLE |', text)
@@ -191,8 +195,67 @@ class ContentTest(parameterized.TestCase):
     found = _all(rows)
     self.assertNotIn('AAOD', found['T4.MNIST'].columns)
     self.assertIn('AAOD', found['T4.UTKFace'].columns)
-    self.assertEqual(dict(found['T4'].groups), {'': 1, 'MNIST': 3, 'UTKFace': 5, 'CIFAR10': 3, 'CIFAR10S': 5,
+    # two more where attacks were measured: the interval, and the original's rate
+    self.assertEqual(dict(found['T4'].groups), {'': 1, 'MNIST': 5, 'UTKFace': 7, 'CIFAR10': 3, 'CIFAR10S': 5,
                                                 'ImageNet': 3})
+
+  def test_attack_success_has_its_interval_and_the_rate_of_the_original(self):
+    rows = [make_row('care', seed=s, asr=(0.8, 0.4 + 0.1 * s), asr_n=n) for s, n in enumerate((500, 120, 500))]
+    rows += [make_row('arachne', asr=None)]
+    found = _all(rows)
+    low, high = wilson(60, 120)   # a mean of 0.5 at the fewest attacked inputs
+    expected = ['50.00±8.165', f'{100 * low:.1f} to {100 * high:.1f} (n=120)', '80.00±0.000', '+37.50']
+    self.assertEqual(_texts(found['T4'], 'CARE')[1:5], expected)
+    of_subject = found['T4.MNIST']
+    self.assertEqual(of_subject.columns[1:7], ('ASR [%]', 'ASR [%] pub.', '95 % interval [%]', 'ASR of original [%]',
+                                               'ASR rel. [%]', 'ASR rel. [%] pub.'))
+    self.assertEqual(_texts(of_subject, 'CARE')[1:6:2], [expected[0], expected[1], expected[3]])
+    self.assertEqual(_texts(found['T4'], 'AR Arachne')[1:5], ['n/a'] * 4)
+    self.assertNotIn('ASR of original [%]', _all([make_row(asr=None)])['T4'].columns)
+
+  def test_means_say_over_how_many_seeds_they_are(self):
+    rows = [make_row('care', seed=s, outcome=o) for s, o in enumerate(('OK', 'OK', 'FAILURE'))]
+    rows += [make_row('arachne', seed=s, seconds=None if s else 5.) for s in range(3)]
+    rows += [make_row('hudd', seed=s, outcome='FAILURE') for s in range(5)]   # of which nothing is averaged
+    found = _all(rows)
+    self.assertStartsWith(found['T2'].notes[0], 'Mean±std (population, ddof 0) over 2 to 3 seeds')
+    self.assertEqual(found['T2'].notes[1], 'Means over fewer seeds than were run: CARE on MNIST 2 of 3.')
+    self.assertStartsWith(found['T5.MNIST'].notes[0], 'Mean±std (population, ddof 0) over 1 to 2 seeds')
+    self.assertEqual(found['T5.MNIST'].notes[1],
+                     'Means over fewer seeds than were run: AR on MNIST 1 of 3, CARE on MNIST 2 of 3.')
+    self.assertFalse(any('fewer' in note for note in _all(make_rows(['care']))['T2'].notes))
+
+  def test_what_the_repair_split_says_stands_apart(self):
+    rows = [make_row('care', seed=s, counts=(880, 40, 20, 60), rr_repair=0.7, nfr_repair=0.003) for s in range(2)]
+    rows.append(make_row('arachne', outcome='FAILURE'))
+    found = _all(rows)['T2.repair']
+    # 40 fixed less 20 broken of 1000; RR 40 of 100 on test
+    self.assertEqual(_texts(found, 'CARE'), ['CARE', '+2.00', '70.00±0.000', '+30.00', '0.30±0.000'])
+    self.assertEqual(_row(found, 'AR')[1].span, 4)
+    self.assertLen(found.rows, 2)
+    self.assertNotIn('T2.repair', _all(rows[-1:]))
+
+  def test_compiling_is_shown_from_the_least_to_the_most(self):
+    rows = [make_row('care', seed=s, seconds=100., compile_seconds=c) for s, c in enumerate((61., 2., 0.5))]
+    rows += [make_row('arachne'), make_row('hudd', compile_seconds=None), *(make_row(a, seconds=9.) for a in (
+      'apricot', 'irepair', 'genmunn'))]
+    found = _all(rows)
+    for name in ('T5', 'T5.MNIST'):
+      texts = {key: _texts(found[name], key)[2] for key in ('CARE', 'AR Arachne', 'HUDD', 'VERE')}
+      self.assertEqual(texts, {'CARE': '0.5s to 01m01s', 'AR Arachne': '1.2s', 'HUDD': 'n/a', 'VERE': ''})
+      self.assertTrue(any('share compiled programs' in note for note in found[name].notes))
+    self.assertEqual([cell.mark for cell in _row(found['T5'], 'CARE')[1:3]], ['worst', ''])
+    without = _all([make_row(compile_seconds=None)])['T5.MNIST']
+    self.assertNotIn('of it compiling', without.columns)
+    self.assertFalse(any('share compiled' in note for note in without.notes))
+
+  def test_differences_and_ratios_are_in_every_form(self):
+    found = _all(make_rows(['care'], ['mnist_lenet5', 'digits_mlp']))
+    for name in ('T2.MNIST', 'T4.MNIST', 'T5.MNIST'):
+      self.assertEqual((found[name].formats, found[name].folded), (table.FORMATS, True))
+    for name in ('T2.digits_mlp', 'T4.digits_mlp', 'T5.digits_mlp'):   # nothing to compare with
+      self.assertEqual(found[name].formats, ('md', 'csv'))
+    self.assertFalse(found['T2'].folded)
 
   def test_deterministic_approaches_are_named(self):
     notes = _all(make_rows(['prdnn', 'care']))['T2'].notes
@@ -213,8 +276,8 @@ class ContentTest(parameterized.TestCase):
     rows = [make_row('fsgmix', seconds=100.), make_row('apricot', seconds=1000.), make_row('care', seconds=50.)]
     found = _all(rows)['T5.MNIST']
     self.assertEqual(found.columns[-2:], ('ratio to FM', 'ratio to FM pub.'))
-    self.assertEqual(_texts(found, 'AP')[3:], ['3', '3', '10', '90.9'])
-    self.assertEqual(_texts(found, 'CARE')[3:], ['1', '1', '0.5', '0.492'])
+    self.assertEqual(_texts(found, 'AP')[4:], ['3', '3', '10', '90.9'])
+    self.assertEqual(_texts(found, 'CARE')[4:], ['1', '1', '0.5', '0.492'])
 
   def test_post_processing_repeat_by_repeat(self):
     rows = make_rows(['apricot'], ['utkface_facenet'], postprocess=('none', 'sv', 'us_k'))
@@ -226,9 +289,13 @@ class ContentTest(parameterized.TestCase):
     self.assertEqual(found.rows[1][2].text, ' '.join(f'{100 * row["acc"]:.2f}' for row in sv))
     self.assertEqual(found.rows[1][2].published, '90.43 90.48 90.53')
     self.assertEqual(found.rows[2][2].published, '')
+    self.assertTrue(any('not comparable with the published ones' in note for note in found.notes))
+    self.assertTrue(any(note.startswith('ASR is over 500 inputs that the original and') for note in found.notes))
     self.assertEqual((found.rows[3][2].text, found.rows[3][2].span), ('FAILURE', 4))
     self.assertNotIn('T9', _all(make_rows(['apricot'])))
-    self.assertEqual(list(_all([rows[-1]])), ['T9'])   # nothing but a combination
+    alone = _all([rows[-1]])
+    self.assertEqual(list(alone), ['T9'])   # nothing but a combination
+    self.assertFalse(any('ASR' in note for note in alone['T9'].notes))
 
   def test_a_failed_repeat_leaves_the_others_in_their_place(self):
     rows = make_rows(['apricot'], ['utkface_facenet'], seeds=(0, 2), postprocess=('none', 'sv'))

@@ -38,7 +38,9 @@ def combinations(summary: Summary, rows: Sequence[Mapping[str, Any]], published:
              'each point is a seed' +
              (', boxes are drawn from five seeds on' if any(len(v) >= _BOX_FROM for f in values.values()
                                                              for v in f.values()) else '') +
-             ('; hollow points were read off the published figure.' if any(theirs.values()) else '.'))
+             ('; hollow points were read off the published figure.' if any(theirs.values()) else '.') +
+             (' Levels of attack success are not comparable with the published ones: number and choice of the attacked '
+              'inputs and the output under attack differ.' if theirs.get('asr') else ''))
   first = next(iter(values))
   points = [(f'{METHODS[m]} {first}', float(np.mean(values[first][m]))) for m in used if values[first][m]]
   return Plot(f'P11.{summary.approach}.{summary.subject}', caption, plot.describe(caption, points, plot.percent),

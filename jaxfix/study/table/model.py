@@ -43,6 +43,7 @@ class Table:
     notes: lines below the table.
     groups: (header, columns) of a line above `columns`, () without one; they cover all columns.
     formats: the forms that this layout is made for, of `FORMATS`; every function below renders any table.
+    folded: a page shows it on demand.
   """
   id: str
   caption: str
@@ -52,6 +53,7 @@ class Table:
   notes: tuple[str, ...] = ()
   groups: tuple[tuple[str, int], ...] = ()
   formats: tuple[str, ...] = FORMATS
+  folded: bool = False
 
   def __post_init__(self):
     for i, row in enumerate(self.rows):

@@ -2,14 +2,15 @@
 
 Decided here: published letters rest on the study's subjects, so they stand beside ours only in a table over measured
 counterparts of these (T3). Where there are stand-ins too, T3.all is over all measured subjects, without published
-letters; it is T3 where there are only stand-ins. After them come the pairs behind each (`pairs`), and T3.flips.
+letters; it is T3 where there are only stand-ins. After them come the pairs behind each and T3.flips (`pairs`), then
+what other inputs and other subjects would leave (`beyond`).
 """
 from collections.abc import Mapping, Sequence
 
 from jaxfix.statistics import Groups
 from jaxfix.study.aggregate import COMPARED, Summary, significance
 from jaxfix.study.table import Cell, Table
-from jaxfix.study.tables import pairs
+from jaxfix.study.tables import beyond, pairs
 from jaxfix.study.tables.view import DAGGER, STAND_IN, View, rules
 
 _CONSTANT, _UNTESTED = DAGGER, STAND_IN   # the same signs with another meaning, said in the notes
@@ -26,7 +27,7 @@ def significance_groups(v: View) -> list[Table]:
     found = significance(summaries)
     tables.append(_table(v, name, summaries, found, beside))
     details += pairs.pairs(name, found, {s.approach: s.key for s in summaries})
-  return [*tables, *details, *pairs.flips(v.summaries, v)]
+  return [*tables, *details, *pairs.flips(v.summaries, v), *beyond.beyond(v)]
 
 
 def _table(v: View, name: str, summaries: Sequence[Summary], found: Mapping[str, Groups], beside: bool) -> Table:

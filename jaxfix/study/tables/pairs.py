@@ -51,7 +51,7 @@ def flips(summaries: Sequence[Summary], v: View) -> list[Table]:
     if s.outcome == 'OK' and counts:
       p = [_mcnemar(fixed, broken) for fixed, broken in counts]
       rows.append((Cell(s.key), Cell(titles[s.subject]), Cell(' '.join(str(fixed) for fixed, _ in counts)),
-                   Cell(' '.join(str(broken) for _, broken in counts)), Cell(' '.join(map(_p, p)), sort=max(p))))
+                   Cell(' '.join(str(broken) for _, broken in counts)), Cell(' '.join(map(p_text, p)), sort=max(p))))
   if not rows:
     return []
   notes = ['One figure a seed, in the order of seeds. p: exact McNemar test, two-sided, that a flip is as likely to '
@@ -78,8 +78,9 @@ def _cells(pair: Pair, column: str) -> tuple[Cell, ...]:
   g = pair.hedges_g
   return (Cell(number(pair.difference), sort=pair.difference), Cell(f'{number(low)} to {number(high)}'),
           Cell(zero_without_sign(f'{g:+.2f}'), sort=g if math.isfinite(g) else None),
-          Cell(_p(pair.p), sort=pair.p), Cell(_p(pair.q), sort=pair.q))
+          Cell(p_text(pair.p), sort=pair.p), Cell(p_text(pair.q), sort=pair.q))
 
 
-def _p(p: float) -> str:
+def p_text(p: float) -> str:
+  """A p-value: three decimals, or its order of magnitude."""
   return '0' if p == 0 else f'{p:.3f}' if p >= 0.001 else f'{p:.0e}'

@@ -15,6 +15,8 @@ from jaxfix.study.table import Cell, Table
 METHODS = {'none': 'NO', 'sv': 'SV', 'hv': 'HV', 'up': 'UP', 'ud': 'UD', 'us': 'US', 'us_cal': 'US-cal', 'us_k': 'US-k'}
 """Post-processing as rows name it -> as the study does; the last two are not the study's."""
 _METRICS = {'acc': 'ACC [%]', 'asr': 'ASR [%]', 'aaod': 'AAOD', 'nfr': 'NFR [%]'}
+_ASR_LEVELS = ('Levels of ASR are not comparable with the published ones: number and choice of the attacked inputs and '
+               'the output under attack differ.')
 _PUBLISHED = ('AP', 'UTKFace')   # the only pair whose results the study prints
 
 
@@ -38,8 +40,17 @@ def postprocessing(results: Results, published: Published | None) -> list[Table]
            'labels.',
            'One figure a repeat, in the order of seeds. Everything is measured against the original model; the attack '
            'goes through the combination.']
+  sizes = sorted({row['asr_n'] for row in results.rows
+                  if row['asr'] is not None and (row['approach'], row['subject']) in pairs})
+  if sizes:
+    number = ' to '.join(f'{n:,}' for n in dict.fromkeys((sizes[0], sizes[-1])))
+    notes.append(f'ASR is over {number} inputs that the original and the model or combination of this seed get right; '
+                 'the study takes those that all its repeats get right, too. So two methods, or seeds, are attacked on '
+                 'other inputs.')
   if any(cell.published for row in rows for cell in row):
     notes.append('Second figures are published: read off a box plot by eye, in ascending order.')
+  if any(row[3].published for row in rows if len(row) > 3):
+    notes.append(_ASR_LEVELS)
   return [Table('T9', 'Post-processing: the original and the repaired model combined',
                 ('Approach on subject', 'method', *_METRICS.values()), tuple(rows), tuple(rules[1:]), tuple(notes))]
 

@@ -2,12 +2,13 @@
 
 Decided here: printed as the study prints ('13h46m', '09m05s'), below ten seconds with a decimal ('3.2s'). Ratios are to
 FSGMix, or, where it was not measured or not published on a subject, to the first approach in the study's order that was
-both. Ranks are among the approaches with both figures.
+both. Ranks are among the approaches with both figures. What compiling took is shown from the least to the most of the
+seeds, since a mean would hide that the first cells of a worker pay for the others.
 """
 import math
 
 from jaxfix.study.aggregate import ORDER, ranks
-from jaxfix.study.table import Cell, Table, marked
+from jaxfix.study.table import FORMATS, Cell, Table, marked
 from jaxfix.study.tables.view import ABBREVIATED, Column, Line, View, legend, rules
 
 _REFERENCE = ('FM', *ORDER)
@@ -28,15 +29,23 @@ def time_text(seconds: float) -> str:
 
 def times(v: View) -> list[Table]:
   """The wide table, and one a measured subject with ranks and ratios."""
-  rows = [[Cell(line.label), *(_cell(v, line, column, published=True) for column in v.columns)] for line in v.lines]
+  compiled = {column for column in v.columns if _has_compiled(v, column)}
+  rows, headers = [[Cell(line.label)] for line in v.lines], ['Approach']
+  timed = []
+  for column in v.columns:
+    timed.append(len(headers))
+    headers += [f'{column.title} [h:min or min:s]', *[f'{column.title}, of it compiling'] * (column in compiled)]
+    for line, row in zip(v.lines, rows, strict=True):
+      row += [_cell(v, line, column, published=True), *[_compiling(v, line, column)] * (column in compiled)]
   devices = sorted({f'{r["device_count"]} {r["device_kind"]}, {r["host_cpu"]}' for r in v.results.rows
                     if r['device_kind']})
   notes = (f'Mean wall time of the repair, compilation included, on: {"; ".join(devices) or "-"}.',
-           'Seconds measured on different hardware do not compare; ranks and ratios do.')
-  wide = Table('T5', 'Time of a repair', ('Approach', *(f'{c.title} [h:min or min:s]' for c in v.columns)),
-               marked(rows, dict.fromkeys(range(1, len(v.columns) + 1), -1)), rules(v.lines),
-               (*legend(v, v.columns), *notes),
-               formats=('html', 'tex', 'csv'))
+           'Seconds measured on different hardware do not compare; ranks and ratios do.',
+           *(['Of it compiling: tracing and XLA, from the least to the most of the seeds. Cells that one worker '
+              'process runs share compiled programs: the first of them pays for all, and its time is longer for that.']
+             if compiled else []))
+  wide = Table('T5', 'Time of a repair', tuple(headers), marked(rows, dict.fromkeys(timed, -1)),
+               rules(v.lines), (*legend(v, v.columns, ('seconds',)), *notes), formats=('html', 'tex', 'csv'))
   return [wide, *(_subject_table(v, column, notes) for column in v.columns if column.subject)]
 
 
@@ -51,6 +60,20 @@ def _cell(v: View, line: Line, column: Column, published: bool) -> Cell:
   return Cell(time_text(seconds), printed, sort=None if math.isnan(seconds) else seconds)
 
 
+def _has_compiled(v: View, column: Column) -> bool:
+  return any(s.values.get('compile_seconds') for s in v.summaries if s.subject == column.subject and s.outcome == 'OK')
+
+
+def _compiling(v: View, line: Line, column: Column) -> Cell:
+  if v.word(line, column)[0]:
+    return Cell('')
+  values = v.summary(line, column).values.get('compile_seconds')
+  if not values:
+    return Cell('n/a', title='not measured')
+  ends = dict.fromkeys((time_text(min(values)), time_text(max(values))))
+  return Cell(' to '.join(ends), sort=sum(values) / len(values))
+
+
 def _subject_table(v: View, column: Column, notes: tuple[str, ...]) -> Table:
   ours = {line.key: v.summary(line, column).mean('seconds') for line in v.lines if not v.word(line, column)[0]}
   ours = {key: seconds for key, seconds in ours.items() if not math.isnan(seconds)}
@@ -58,7 +81,8 @@ def _subject_table(v: View, column: Column, notes: tuple[str, ...]) -> Table:
   both = [key for key in ours if key in theirs]
   our_ranks, their_ranks = (ranks({k: side[k] for k in both}, 'seconds') for side in (ours, theirs))
   reference = next((code for code in _REFERENCE if code in both), None)
-  headers = ['Approach', 'time [h:min or min:s]']
+  compiled = _has_compiled(v, column)
+  headers = ['Approach', 'time [h:min or min:s]', *['of it compiling'] * compiled]
   if column.dataset:
     ratio = f'ratio to {reference}' if reference else 'ratio'
     headers += ['time pub.', 'rank', 'rank pub.', ratio, f'{ratio} pub.']
@@ -66,7 +90,8 @@ def _subject_table(v: View, column: Column, notes: tuple[str, ...]) -> Table:
     headers.append('published')
   rows, lines = [], v.lines_of(column)
   for line in lines:
-    cells = [Cell(line.label), _cell(v, line, column, published=False)]
+    cells = [Cell(line.label), _cell(v, line, column, published=False),
+             *[_compiling(v, line, column)] * compiled]
     if column.dataset:
       cells.append(Cell(_cell(v, line, column, published=True).published, sort=theirs.get(line.key)))
       shared = line.key in both
@@ -76,7 +101,8 @@ def _subject_table(v: View, column: Column, notes: tuple[str, ...]) -> Table:
       cells.append(Cell('no counterpart'))
     rows.append(cells)
   return Table(f'T5.{column.dataset or column.subject}', f'Time of a repair on {column.title}', tuple(headers),
-               marked(rows, {1: -1}), rules(lines), (*legend(v, [column]), *notes), formats=('md', 'csv'))
+               marked(rows, {1: -1}), rules(lines), (*legend(v, [column], ('seconds',)), *notes),
+               formats=FORMATS if column.dataset else ('md', 'csv'), folded=True)
 
 
 def _number(x: float, form: str) -> Cell:

@@ -3,6 +3,7 @@
 Decided here:
 - A column is a published subject, or a stand-in under its own name with a double dagger. Once a published subject is
   measured, all five have a column and all sixteen approaches a line, so that what was not run is seen.
+- Means are over the seeds that have the figure; a note names the cells where those are fewer than were run.
 - A word (an outcome, 'not run') spans the columns of its subject; published figures then stand below it, joined by
   slashes.
 """
@@ -168,7 +169,7 @@ def measured_text(summary: Summary, metric: str) -> str:
   return f'{mean:.4f}±{std:.3f}' if metric == 'aaod' else f'{percent(mean)}±{100 * std:.3f}'
 
 
-def measured_cell(summary: Summary, metric: str, *, published: str = '') -> Cell:
+def measured_cell(summary: Summary, metric: str, published: str = '') -> Cell:
   """One figure of a summary that is OK."""
   mean = summary.mean(metric)
   if math.isnan(mean):
@@ -176,8 +177,9 @@ def measured_cell(summary: Summary, metric: str, *, published: str = '') -> Cell
   return Cell(measured_text(summary, metric), published, sort=mean)
 
 
-def wide_cells(v: View, line: Line, column: Column, metrics: Sequence[str]) -> list[Cell]:
-  """The cells of one approach and subject in a wide table: figures, or one word across."""
+def wide_cells(v: View, line: Line, column: Column, metrics: Sequence[str],
+               text: Callable[[Summary, str, str], Cell] = measured_cell) -> list[Cell]:
+  """The cells of one approach and subject in a wide table: figures, or one word across; `text` makes a figure."""
   printed = [v.printed(line, column, m) for m in metrics]
   if not any(printed):
     outcome = v.published_outcome(line, column)
@@ -186,18 +188,18 @@ def wide_cells(v: View, line: Line, column: Column, metrics: Sequence[str]) -> l
   if word:
     return [Cell(word, ' / '.join(filter(None, printed)), span=len(metrics), title=why)]
   summary = v.summary(line, column)
-  return [measured_cell(summary, m, published=text) for m, text in zip(metrics, printed, strict=True)]
+  return [text(summary, m, p) for m, p in zip(metrics, printed, strict=True)]
 
 
-def paired_cells(v: View, line: Line, column: Column, metrics: Sequence[str],
+def paired_cells(v: View, line: Line, column: Column, metrics: Sequence[str], unpublished: Sequence[str] = (),
                  text: Callable[[Summary, str], Cell] = measured_cell) -> list[Cell]:
-  """The same for a table of one subject: for each metric our cell, then the published one where the study has it."""
+  """The same for a table of one subject: for each metric our cell, then, unless `unpublished`, the published one."""
   word, why = v.word(line, column)
   summary, outcome = v.summary(line, column), v.published_outcome(line, column)
   cells = []
   for k, metric in enumerate(metrics):
     cells.append(Cell(word if k == 0 else '', title=why if k == 0 else '') if word else text(summary, metric))
-    if column.dataset:
+    if column.dataset and metric not in unpublished:
       figure = v.figure(line, column, metric)
       cells.append(Cell(v.printed(line, column, metric), sort=figure.mean) if figure else
                    Cell(outcome if k == 0 and outcome != 'OK' else ''))
@@ -233,13 +235,25 @@ def exceeds(difference: float, values: Sequence[float], published_std: float) ->
   return abs(difference) > 2 * math.sqrt(ours + theirs) + 1e-12   # rounding is no difference
 
 
-def legend(v: View, columns: Sequence[Column]) -> list[str]:
-  """Notes that explain what stands in the cells of a table of means over these subjects."""
-  subjects = {c.subject for c in columns}
-  seeds = sorted({len(s.seeds) for s in v.summaries if s.subject in subjects})
+def averaged_over(v: View, columns: Sequence[Column], metrics: Sequence[str]) -> list[str]:
+  """Notes: over how many seeds means of these metrics over these subjects are, and where that is fewer than ran."""
+  subjects = {c.subject: c.title for c in columns}
+  averaged = [(s, {len(s.values[m]) for m in metrics if s.values.get(m)}) for s in v.summaries
+              if s.subject in subjects and s.outcome == 'OK']
+  seeds = sorted(set().union(*(counts for _, counts in averaged)))
   spread = ' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1])))) if seeds else '0'
   notes = [f'Mean±std (population, ddof 0) over {spread} seed{"" if spread == "1" else "s"}; the top three of a '
            'column are bold, the bottom three italic.']
+  fewer = [f'{s.key} on {subjects[s.subject]} {min(counts)} of {len(s.seeds)}' for s, counts in averaged
+           if counts and min(counts) < len(s.seeds)]
+  if fewer:
+    notes.append(f'Means over fewer seeds than were run: {", ".join(fewer)}.')
+  return notes
+
+
+def legend(v: View, columns: Sequence[Column], metrics: Sequence[str]) -> list[str]:
+  """Notes that explain what stands in the cells of a table of means of these metrics over these subjects."""
+  notes, subjects = averaged_over(v, columns, metrics), {c.subject for c in columns}
   if any(c.dataset for c in columns):
     notes.append('Second figures are published and were not measured here; '
                  f'{DAGGER} marks those that contradict others of the same paper.')
