@@ -146,13 +146,13 @@ def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _activated(classifier: Classifier, paths: tuple[str, ...]) -> tuple[dict[str, str], str | None]:
-  """For each layer, the path of the ReLU that reads its output directly (else the layer itself); and which is last.
+  """For each layer, the path of the activation that reads its output directly (else its own); and which is last.
 
   A layer of the original tool includes its activation; here that is a module of its own.
   """
   flow, made, after = trace_calls(classifier), {}, {path: path for path in paths}
   for call in flow.calls:
-    if call.kind == 'relu':
+    if call.kind in ('relu', 'tanh', 'sigmoid'):
       after.update({path: call.path for path, value in made.items() if value is call.args[0]})
     if call.path in paths:
       made[call.path] = call.out

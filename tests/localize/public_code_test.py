@@ -12,17 +12,18 @@ from jaxfix.localize.pareto import pareto_front, public_code_front
 from jaxfix.models import layers
 
 
-class ConvRelu(nn.Module):
-  """A valid 2x2 convolution, ReLU, dense."""
+class ConvThen(nn.Module):
+  """A valid 2x2 convolution, an activation, dense."""
+  activation: type[nn.Module] = layers.Relu
 
   @nn.compact
   def __call__(self, x, train=False):
-    x = layers.Relu(name='relu')(layers.Conv(3, (2, 2), padding='VALID', name='conv')(x))
+    x = self.activation(name='activation')(layers.Conv(3, (2, 2), padding='VALID', name='conv')(x))
     return layers.Dense(4, name='fc')(layers.Flatten(name='flatten')(x))
 
 
-def _network():
-  return classifiers.create(ConvRelu(), input_shape=(4, 4, 2), num_classes=4, key=jax.random.key(0))
+def _network(activation=layers.Relu):
+  return classifiers.create(ConvThen(activation), input_shape=(4, 4, 2), num_classes=4, key=jax.random.key(0))
 
 
 def _public_impact(x, kernel, g):
@@ -45,7 +46,7 @@ def _one_by_one(a, b):
   return np.flatnonzero(alive).tolist()
 
 
-class ConvolutionTest(absltest.TestCase):
+class ConvolutionTest(parameterized.TestCase):
 
   def test_against_loops(self):
     c, rng = _network(), np.random.default_rng(0)
@@ -70,9 +71,10 @@ class ConvolutionTest(absltest.TestCase):
     self.assertTrue(jnp.isnan(forward_impact(c, batches, paths=('conv',), conv='public')['conv']).all())
     self.assertTrue(jnp.isfinite(forward_impact(c, batches, paths=('conv',), conv='paper')['conv']).all())
 
-  def test_output_impact_is_taken_behind_the_activation(self):
-    """A dead unit has slope 0 before its ReLU, not behind it: every unit counts."""
-    c, x = _network(), np.random.default_rng(0).normal(size=(5, 4, 4, 2)).astype(np.float32)
+  @parameterized.parameters(layers.Relu, layers.Tanh, layers.Sigmoid)
+  def test_output_impact_is_taken_behind_the_activation(self, activation):
+    """A dead or saturated unit has a slope of 0 or little before its activation, not behind it: every unit counts."""
+    c, x = _network(activation), np.random.default_rng(0).normal(size=(5, 4, 4, 2)).astype(np.float32)
     rows = np.asarray(c.params['fc']['kernel']).sum(axis=1).reshape(3, 3, 3)
     got = output_impact(c, make_batches(x, np.zeros(5)), paths=('conv',))['conv']
     np.testing.assert_allclose(got, np.abs(rows) / np.abs(rows).sum(), rtol=1e-4)

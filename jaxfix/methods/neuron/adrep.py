@@ -255,13 +255,14 @@ def _localization_moved(head: Classifier, targets: Targets, pool: _Pool, vectors
                         config: Config) -> int:
   """The first iteration at which localization in the best network of a window ago blames other entries, or the last.
 
-  'Other' is a Jaccard index with the current targets below `threshold`; a network without failing samples is other.
+  'Other' is a Jaccard index with the current targets below `threshold`; a network without failing samples is other,
+  unless `threshold` is 0, with which nothing is.
   What the swarm does does not depend on the criterion, so that it may be looked at afterwards.
   """
   moved = False
   for t in range(config.window + 1, len(vectors)):
     old = t - config.window
-    if old == 1 or not np.array_equal(vectors[old], vectors[old - 1]):
+    if threshold and (old == 1 or not np.array_equal(vectors[old], vectors[old - 1])):
       then = write(targets, head, vectors[old])
       failing = pool.failing(then)
       moved = not failing.any() or jaccard(targets, _localize(then, pool, failing, config)) < threshold

@@ -196,8 +196,8 @@ def _search(classifier, targets: Targets, samples: score.Samples, alpha: jax.Arr
             head: Head) -> population.Outcome:
   """Differential evolution over the values at the targets.
 
-  Fit(p) = sum over I_pos of s(x) + alpha sum over I_neg of s(x), as its maximum minus what is missing: only wrong
-  samples add to that, so that float32 keeps the small differences between good individuals.
+  Fit(p) = sum over I_pos of s(x) + alpha sum over I_neg of s(x), in float32, as its maximum minus what is missing: only
+  wrong samples add to that, so that no rounding is added up over the right ones.
   """
   def missing(logits, y, failing):
     return (jnp.where(failing, alpha, 1.) * (1 - score.credit(logits, y, head)))[:, None]

@@ -268,16 +268,16 @@ def _guilty(effects: list[Effects], layers: tuple[Neurons, ...], config: Config)
   if np.isnan(float(effects[0].baseline)):
     raise RepairFailure(f'CARE measures {config.ace_target!r}, but no sample it looks at counts in that, or outputs '
                         'overflow: give samples that do, or raise max_samples.')
-  if constant.all():
+  looked_at = ~np.isnan(effect)
+  if looked_at.any() and constant[looked_at].all():
     raise RepairFailure(f'CARE localized nothing: every neuron of {names} has the same value in all '
                         'samples. Name other layers.')
-  if np.isnan(effect).all():
+  if not looked_at.any():
     raise RepairFailure(f'CARE localized nothing: the causal effect of every neuron of {names} is NaN. Activations '
                         "overflow; check the scale of the model's inputs.")
-  known = int((~np.isnan(effect)).sum())
   wanted = config.num_neurons or max(config.least, math.ceil(config.share * effect.size - 1e-9))
   order = causal_effect.rank(np.abs(effect) if config.abs_ace else effect)
-  return order[:min(wanted, known)].astype(np.int32), effect
+  return order[:min(wanted, int(looked_at.sum()))].astype(np.int32), effect
 
 
 def _box(config: Config) -> jax.Array:

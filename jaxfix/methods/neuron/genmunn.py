@@ -19,6 +19,7 @@ largest one there. In rounds and blocks after the first, 'the original' is the m
 """
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -180,7 +181,11 @@ def localize(model: Classifier, batches: Batches, paths: tuple[str, ...], config
     scores = weight_scores(model, found, formula=config.formula, star=config.star)
   pools, values, offset = [], [], 0
   for path in paths:
-    w, s = np.asarray(kernel(model, path)), np.nan_to_num(np.asarray(scores[path]))
+    w, s = np.asarray(kernel(model, path)), np.asarray(scores[path])
+    if np.isnan(s).any():
+      warnings.warn(f'{np.isnan(s).sum()} of {s.size} entries of {path} have scores that are no number, and count 0: '
+                    'activations overflow.')
+      s = np.nan_to_num(s)
     top = top_entries(s, w, max(1, int(np.ceil(config.rho * w.size - 1e-9))))
     pools.append(top + offset)
     values.append(s.ravel()[top])

@@ -15,7 +15,8 @@ Decided here, where the specification leaves room:
   them loses more than 10 points of accuracy, the most accurate is returned.
 - `bn_mode='train'` puts the BatchNorm layers that a pass runs through into training mode: all of them in
   consolidation, those up to the probe in alignment. Dropout stays off.
-- The last batch of a pass is filled up with samples of the first, at weight 0, as in `train`; samples keep their order.
+- Samples are drawn in an order of chance and keep it. The last batch of a pass is filled up with samples of the first,
+  at weight 0, as in `train`.
 - A faulty sample without a normal one of its class keeps the first term of the loss, alpha times its cross-entropy, and
   stands in for the normal one in the statistics of BatchNorm.
 - Consolidation is validated once, after its last pass. Its augmentation is that of the model's own recipe: what the
@@ -243,9 +244,16 @@ def choose_samples(problem: Problem, config: Config, *, key: jax.Array) -> tuple
                f'{len(more[0])}.',)
       split, (failing, passing) = problem.repair, more
   clean = sampling.plain_sample(np.arange(len(problem.train)), config.probe_samples, key=k_clean)
-  failing = sampling.plain_sample(failing, config.fault_samples, key=k_fault)
-  passing = sampling.plain_sample(passing, len(failing), key=k_normal)
+  failing = _drawn(failing, config.fault_samples, key=k_fault)
+  passing = _drawn(passing, len(failing), key=k_normal)
   return Samples(*(_in_memory(*pair) for pair in ((problem.train, clean), (split, failing), (split, passing)))), notes
+
+
+def _drawn(rows: np.ndarray, most: int, *, key: jax.Array) -> np.ndarray:
+  """At most so many of the rows in an order of chance: the first ones localize, and data may come sorted by class."""
+  k_which, k_order = jax.random.split(key)
+  rows = sampling.plain_sample(rows, most, key=k_which)
+  return rows[np.argsort(np.asarray(jax.random.uniform(k_order, rows.shape)), kind='stable')]
 
 
 def _in_memory(split: Split, rows: np.ndarray) -> Split:

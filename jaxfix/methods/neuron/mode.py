@@ -9,14 +9,17 @@ continue the training. All weights change. Validation accuracy never falls; noth
 No code of the authors is public; a student replication is, and where neither says enough the specification chose.
 Decided here, where it leaves room:
 - The pool of new inputs is the problem's repair split, and validation accuracy says what is fixed.
-- A batch takes at most the pool divided by the number of buggy classes, so that a small pool is not spent on the first.
+- The batches of a class take at most the pool divided by the number of buggy classes, so that a small pool is not
+  spent on the first.
 - What a batch lacks (few inputs of other classes left) is made up by training samples: each retraining has one size.
 - A layer's features are those after its normalization, shortcut and activation, as other frameworks count layers.
 - An empty heat map takes no part in a difference; where none is left the class's inputs are chosen at random.
 - Over-fitting walks back from the last hidden layer to the first whose feature model has a smaller gap between
   training and validation accuracy of the class than that after it.
 - The original model is a candidate for the snapshot.
-- Every retraining starts with a fresh state of Adam and keeps the recipe's batch size and augmentation.
+- Every retraining starts with a fresh state of Adam and keeps the recipe's batch size and augmentation. A tenth of the
+  training rate is meant for models that Adam trained; one that gradient descent trained, whose rates are ten to a
+  hundred times Adam's, is retrained at a tenth of Adam's usual 0.001.
 """
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -38,6 +41,8 @@ from jaxfix.recipe import Recipe
 
 Kind = Literal['under', 'over']
 
+_ADAM_RATE = 1e-3   # of Kingma and Ba, and of most libraries
+
 _FEWEST_CORRECT, _FEWEST_WRONG = 30, 5   # samples behind a heat map, below which it is remarked on
 _FEATURE_BYTES = 1 << 30                 # of all layers' features on the training samples
 
@@ -56,7 +61,7 @@ class Config:
     max_new: new inputs in all; 20000 (paper).
     rounds: retrainings a class; 5.
     epochs: a retraining; 3.
-    rate_factor: learning rate against that of the recipe; 0.1 (ours).
+    rate_factor: learning rate against that of the recipe, see the top of this file; 0.1 (ours).
     confused: an under-fitting class is told apart from so many classes that it is most often taken for; 3 (ours); None
       for all others.
     overfit: new inputs for an over-fitting class are 'most_similar' to its differential map (paper), or
@@ -138,14 +143,16 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
     return Repair(model, Trace(objective=(before, before), notes=(
       f'Nothing to do: no class has accuracy below {theta:.3f}, or a gap above {config.gamma:g}.',)), clock.seconds)
   left = np.arange(len(problem.repair))   # of the pool
-  size = min(config.batch, -(-len(left) // len(bugs)))
+  share = -(-len(left) // len(bugs))   # of the pool, for each class
+  size = min(config.batch, share)
   recipe = retraining_recipe(problem.recipe, config)
   accuracies, losses, selected, used, notes = [], [], 0, 0, []
   for bug in bugs:
     k_class = jax.random.fold_in(k_analyze, bug.label)
     analysis, rounds, new = None, 0, 0
     while rounds < config.rounds and not is_fixed(problem, model, bug, theta, config.gamma, predicted):
-      if not (problem.repair.y[left] == bug.label).any() or used >= config.max_new:
+      wanted = min(size, share - new, config.max_new - used)
+      if wanted < 1 or not (problem.repair.y[left] == bug.label).any():
         break
       with clock.phase('analyze'):
         if analysis is None or config.reselect:
@@ -155,8 +162,7 @@ def repair(problem: Problem, config: Config, key: jax.Array) -> Repair:
         k_round = jax.random.fold_in(k_select, len(accuracies))
         scores = score_inputs(problem, model, bug.label, left, analysis)
         draws = np.asarray(jax.random.uniform(k_round, (len(problem.repair),)))   # one shape, whatever is left
-        chosen = choose_inputs(problem.repair.y[left], scores, bug.label, min(size, config.max_new - used),
-                               config.share, draws[left])
+        chosen = choose_inputs(problem.repair.y[left], scores, bug.label, wanted, config.share, draws[left])
         batch = mixture(problem, left[chosen], 2 * size, key=jax.random.fold_in(k_round, 1))
         left = np.delete(left, chosen)
       with clock.phase('retrain'):
@@ -308,8 +314,9 @@ def mixture(problem: Problem, new: np.ndarray, size: int, *, key: jax.Array) -> 
 
 
 def retraining_recipe(recipe: Recipe, config: Config) -> Recipe:
-  """Adam at a fraction of the recipe's rate, constant, without decay."""
-  return dataclasses.replace(recipe, optimizer='adam', learning_rate=config.rate_factor * recipe.learning_rate,
+  """Adam at a fraction of the recipe's rate, or of its usual one, constant, without decay."""
+  rate = _ADAM_RATE if recipe.optimizer == 'sgd' else recipe.learning_rate
+  return dataclasses.replace(recipe, optimizer='adam', learning_rate=config.rate_factor * rate,
                              schedule='constant', weight_decay=0., epochs=config.epochs)
 
 

@@ -220,8 +220,8 @@ def _localize(classifier: Classifier, earlier: Classifier, later: Classifier, sp
   suspicion = {path: history.layer_suspicion(*(share[path] for share in forward_shares),
                                              movement[f'params/{path}/kernel']) for path in paths}
   notes = ('Some scores were not a number and count 0.',) if nan_b or nan_f else ()
-  for rate in (config.reduction_rate, *(_RELAXED_RATES if config.allow_relax else ())):
-    share = 1. if rate == config.reduction_rate else 0.5
+  relaxed = [rate for rate in _RELAXED_RATES if config.allow_relax and rate > config.reduction_rate]
+  for rate, share in ((config.reduction_rate, 1.), *((rate, 0.5) for rate in relaxed)):
     suspected = [history.suspicious_entries(
       history.quota(moved[path].size, suspicion[path], rate, share), moved[path],
       (forward[0][path], forward[1][path]), (backward[0][path], backward[1][path])).ravel() for path in paths]
@@ -282,7 +282,8 @@ def _paths(classifier: Classifier, config: Config) -> tuple[str, ...]:
 
 def _check(problem: Problem, config: Config) -> None:
   _paths(problem.classifier, config)
-  _pair(problem, config)
+  if config.pair_select == 'gap':
+    _pair(problem, config)
 
 
 def _may_change(problem: Problem, config: Config) -> Callable[[str], bool]:

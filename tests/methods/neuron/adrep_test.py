@@ -52,6 +52,9 @@ class CriterionTest(parameterized.TestCase):
     for threshold, expected in ((.5, 5), (.6, 3)):   # the earliest iteration after a window of 2, or never
       with mock.patch.object(adrep, '_localize', return_value=b):
         self.assertEqual(adrep._localization_moved(head, a, pool, vectors, threshold, _SHORT), expected)
+    cured = mock.Mock(wraps=pool, failing=lambda c: np.zeros(3, bool))   # nothing fails any more
+    for threshold, expected in ((.5, 3), (0., 5)):
+      self.assertEqual(adrep._localization_moved(head, a, cured, vectors, threshold, _SHORT), expected)
 
 
 class FitnessTest(absltest.TestCase):

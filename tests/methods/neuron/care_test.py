@@ -86,6 +86,7 @@ class CareTest(parameterized.TestCase):
     one, other = (np.asarray(run(c, samples, chosen, np.float32(f))) for f in ((1, 1), (-.5, 1.7)))
     through = np.asarray(run(c, samples, chosen[:0], np.zeros(0, np.float32)))   # the same program without a factor
     np.testing.assert_array_equal(one, through)
+    np.testing.assert_allclose(one, predict.logits(c, x), atol=1e-6)   # another program: no more than rounding
     folded = care._fold(c, (neurons,), chosen, np.float32((-.5, 1.7)))
     np.testing.assert_allclose(other, predict.logits(folded, x), atol=1e-5)
     self.assertGreater(np.abs(other - one).max(), .1)
@@ -147,6 +148,13 @@ class CareTest(parameterized.TestCase):
     for wanted, expected in ((2, [4, 0]), (4, [4, 0, 6])):
       chosen, _ = care._guilty([effects], (neurons,), care.Config(stride=2, num_neurons=wanted))
       self.assertEqual(chosen.tolist(), expected)
+
+  def test_neurons_that_were_not_looked_at_do_not_hide_that_all_others_are_constant(self):
+    neurons = find_neurons(_table().classifier, 'fc1')
+    effect = np.float32([0., np.nan] * 4)
+    effects = Effects(effect, np.array([True, False] * 4), np.float32(.5))
+    with self.assertRaisesRegex(RepairFailure, 'same value'):
+      care._guilty([effects], (neurons,), care.Config(stride=2))
 
   def test_what_cannot_work_says_so_in_one_line(self):
     c = network('lenet5', (8, 8, 1), variant='small', width=.5)

@@ -101,6 +101,16 @@ class MutantTest(absltest.TestCase):
     np.testing.assert_array_equal(pool.used, (True,) * 4 + (False,))
 
 
+  def test_scores_that_are_no_number_count_nothing_and_are_told(self):
+    c, scores = tiny.problem('mlp').classifier, np.zeros((12, 10), np.float32)
+    scores[3, 4], scores[5, 6] = np.nan, .5
+    batches = make_batches(np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, int))
+    with (mock.patch.object(genmunn, 'weight_scores', lambda *args, **kwargs: {'fc3': scores}),
+          self.assertWarnsRegex(UserWarning, '1 of 120 entries of fc3')):
+      ranked = genmunn.localize(c, batches, ('fc3',), genmunn.Config(rho=1., layers=('fc3',)))
+    self.assertEqual(ranked[0], 56)
+
+
 class PlantedFaultTest(absltest.TestCase):
 
   def test_a_flipped_weight_is_found_and_flipped_back(self):

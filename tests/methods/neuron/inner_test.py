@@ -195,13 +195,39 @@ class RepairTest(parameterized.TestCase):
     problem = dataclasses.replace(problem, train=few, failures='train')
     samples, notes = inner.choose_samples(problem, _SHORT, key=jax.random.key(0))
     failing = dataclasses.replace(problem, failures='repair').failing_and_passing()[0]
-    np.testing.assert_array_equal(samples.fault.x, problem.repair.x[failing])
+    in_order = lambda x: x[np.lexsort(x.reshape(len(x), -1).T)]
+    np.testing.assert_array_equal(in_order(samples.fault.x), in_order(problem.repair.x[failing]))
     self.assertIn('3 failing samples', notes[0])
     samples, notes = inner.choose_samples(tiny.problem('mlp'), _SHORT, key=jax.random.key(0))
     self.assertEqual(notes, ())
     labels = predict.labels(problem.classifier, samples.normal.x)
     np.testing.assert_array_equal(labels, samples.normal.y)
     self.assertTrue((predict.labels(problem.classifier, samples.fault.x) != samples.fault.y).all())
+
+  def test_data_that_are_sorted_by_class_localize_with_all_classes(self):
+    problem = tiny.problem('mlp')
+    by_class = dataclasses.replace(problem, repair=problem.repair.take(np.argsort(problem.repair.y, kind='stable')))
+    samples, _ = inner.choose_samples(by_class, _SHORT, key=jax.random.key(0))
+    self.assertGreater(len(samples.fault), 10)
+    for part in (samples.fault, samples.normal):
+      self.assertTrue((np.diff(part.y) < 0).any())
+      self.assertGreater(len(set(part.y[:len(part) // 2])), len(set(part.y)) // 2)
+
+  @parameterized.parameters(True, False)
+  def test_only_kept_entries_of_selected_blocks_change_and_their_bias(self, train_bias):
+    problem, parts = tiny.problem('mlp'), []
+    config = dataclasses.replace(_SHORT, train_bias=train_bias, bn_mode='frozen', keep='top_k', top_k=30, select='last')
+    make = inner.make_part
+    with mock.patch.object(inner, 'make_part', lambda *args: parts.append(make(*args)) or parts[-1]):
+      repair = methods.run(inner.METHOD, problem, config, key=jax.random.key(0))
+    part, = parts
+    old, new = flat_weights(problem.classifier.variables), flat_weights(repair.classifier.variables)
+    target = f'params/{part.block.target}'
+    changed = {name for name in old if (old[name] != new[name]).any()}
+    self.assertEqual(changed, {f'{target}/kernel', *([f'{target}/bias'] if train_bias else [])})
+    moved = old[f'{target}/kernel'] != new[f'{target}/kernel']
+    self.assertFalse((moved & ~part.mask).any())
+    self.assertBetween(moved.sum(), 1, 30)
 
   def test_declared_weights_follow_the_settings(self):
     module = tiny.TinyResNet()

@@ -8,11 +8,12 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from jaxfix import methods, predict
-from jaxfix.classifier import fingerprint
+from jaxfix.classifier import fingerprint, flat_weights
 from jaxfix.errors import BadInputError, Unadaptable, UnknownNameError
 from jaxfix.localize import heat_maps as heat
 from jaxfix.localize import probes as probing
 from jaxfix.methods.neuron import mode
+from jaxfix.recipe import Recipe
 from tests import tiny
 from tests.networks import network
 
@@ -134,8 +135,8 @@ class RepairTest(parameterized.TestCase):
     seen = []
     for batch in batches:
       self.assertLen(batch, len(batches[0]))   # training meets one shape
-      pool, valid, train = (_rows(batch.x, s.x) for s in (problem.repair, problem.valid, problem.train))
-      self.assertFalse(any(v and not t and not p for v, t, p in zip(valid, train, pool, strict=True)))
+      pool, valid = (_rows(batch.x, s.x) for s in (problem.repair, problem.valid))
+      self.assertFalse(any(valid))   # the digits have no image twice
       inputs = [rows[0] for rows in pool if rows]
       self.assertTrue((problem.repair.y[inputs] == batch.y[:len(inputs)]).all())
       seen += inputs
@@ -143,6 +144,41 @@ class RepairTest(parameterized.TestCase):
     self.assertEqual(new, size)
     self.assertLen(set(seen), len(seen))
     self.assertEqual(fingerprint(repair.classifier), fingerprint(problem.classifier))
+
+  def test_no_class_spends_the_share_of_another(self):
+    problem = tiny.problem('mlp')
+    repair, batches = _recorded(problem, mode.Config(batch=1000, rounds=5, probe_epochs=3, theta=1., max_classes=4))
+    self.assertLen(batches, 4)   # every class takes its quarter of the 100 at once
+    fresh = [sum(bool(rows) for rows in _rows(batch.x, problem.repair.x)) for batch in batches]
+    self.assertEqual(fresh, [25] * 4)
+    _, batches = _recorded(problem, mode.Config(batch=10, rounds=5, probe_epochs=3, theta=1., max_classes=4))
+    fresh = [sum(bool(rows) for rows in _rows(batch.x, problem.repair.x)) for batch in batches]
+    self.assertEqual(fresh[:10], [10, 10, 5] * 3 + [10])   # then the last class may have no input left
+
+  @parameterized.parameters(('adam', 3e-3, 3e-4), ('adamw', 3e-3, 3e-4), ('sgd', 5e-2, 1e-4))
+  def test_rate_of_retraining(self, optimizer, rate, expected):
+    recipe = mode.retraining_recipe(Recipe(optimizer=optimizer, learning_rate=rate), mode.Config())
+    self.assertEqual(recipe.optimizer, 'adam')
+    self.assertAlmostEqual(recipe.learning_rate, expected)
+
+  def test_scores_are_products_of_scaled_features_and_the_map(self):
+    problem = tiny.problem('mlp')
+    c = problem.classifier
+    w = flat_weights(c.variables)
+    h = np.asarray(problem.repair.x, np.float32).reshape(len(problem.repair), -1)
+    for layer in ('fc1', 'fc2'):
+      h = np.maximum(h @ w[f'params/{layer}/kernel'] + w[f'params/{layer}/bias'], 0)
+    low, high = h.min(axis=0), h.max(axis=0)
+    rng = np.random.default_rng(0)
+    template, weights = rng.normal(size=12).astype('f'), rng.uniform(.5, 2, 12).astype('f')
+    where = mode._taps(c, mode.Config())[-1]   # behind the activation of fc2
+    analysis = mode.Analysis(where, heat.Scaling((low + high) / 2, (high - low) / 2), weights, template)
+    label, pool = 3, np.arange(5, 90)
+    found = mode.score_inputs(problem, c, label, pool, analysis)
+    spread = np.where(high > low, high - low, 1)
+    expected = np.where(high > low, 2 * (h - low) / spread - 1, 0) * weights @ template
+    of_class = problem.repair.y[pool] == label
+    np.testing.assert_allclose(found[of_class], expected[pool][of_class], atol=1e-4)
 
   def test_classes_that_are_missing_from_the_pool_are_passed_over(self):
     problem = tiny.problem('mlp')

@@ -1,6 +1,7 @@
 """Sections 8.4, 8.6, 8.8 and 8.9 of the NeuRecover specification, on tiny networks."""
 import dataclasses
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,15 @@ class LocalizationTest(parameterized.TestCase):
     relaxed, _ = _localize(problem, dataclasses.replace(config, allow_relax=True))
     self.assertEqual(relaxed, _localize(problem, dataclasses.replace(config, reduction_rate=2.))[0])
 
+  def test_relaxing_only_raises_the_rate(self):
+    problem, tried = tiny.problem('mlp'), []
+    config = neurecover.Config(reduction_rate=2., allow_relax=True)
+    nothing = lambda quota, moved, *_: np.zeros(moved.shape, bool)
+    with (mock.patch.object(history, 'quota', lambda size, suspicion, rate, share: tried.append((rate, share))),
+          mock.patch.object(history, 'suspicious_entries', nothing), self.assertRaises(RepairFailure)):
+      _localize(problem, config)
+    self.assertEqual(list(dict.fromkeys(tried)), [(2., 1.), (4., .5)])
+
   @pytest.mark.slow   # scores of convolutions take long to compile
   def test_convolutions_and_the_sum_of_logits_if_asked_for(self):
     problem = tiny.problem('lenet5')
@@ -183,6 +193,10 @@ class HistoryTest(parameterized.TestCase):
       with self.subTest(change=change), self.assertRaisesRegex(Unadaptable, 'history|checkpoint'):
         methods.run(method, dataclasses.replace(problem, history=past), dataclasses.replace(_SHORT, **change),
                     key=jax.random.key(0))
+
+  def test_a_gap_that_is_not_used_is_not_checked(self):
+    config = dataclasses.replace(_SHORT, history_gap=7, pair_select='max_deg')
+    neurecover.METHOD.check(tiny.problem('mlp'), config)
 
   def test_a_network_without_a_dense_layer_is_unadaptable(self):
     class Convolution(nn.Module):
