@@ -34,8 +34,12 @@ _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where local data lies; also $
 _MODEL = flags.DEFINE_multi_string('model', [], 'SUBJECT=FILE: the original of a subject; may be repeated.')
 _SET = flags.DEFINE_multi_string('set', [], 'Hyper-parameter, name=value or method.name=value; may be repeated.')
 _POST = flags.DEFINE_list('postprocess', None, "Post-processing of every repair; default the plan's; empty for none.")
-_TIME = flags.DEFINE_float('time_limit', None, "Seconds of a cell; default the plan's.", lower_bound=0.001)
-_MEMORY = flags.DEFINE_float('memory_limit', None, "GiB of a cell's process; default the plan's.", lower_bound=0.001)
+_RADII = flags.DEFINE_list('attack_radii', None, "Multiples of the subject's attack radius at which attack success is "
+                           "measured besides; default the plan's; empty for none.")
+_TIME = flags.DEFINE_float('time_limit', None, "Seconds of a cell; default the plan's; inf for none.",
+                           lower_bound=0.001)
+_MEMORY = flags.DEFINE_float('memory_limit', None, "GiB of a cell's process; default the plan's; inf for none.",
+                             lower_bound=0.001)
 _PLUGIN = flags.DEFINE_list('plugin', [], 'Modules with approaches of your own, by dotted names.')
 _RETRY = flags.DEFINE_bool('retry_failures', False, 'Run cells again that ended as FAILURE.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Show the plan and stop.')
@@ -43,17 +47,20 @@ _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Show the plan and stop.')
 
 def _asked() -> plan.Plan:
   """The plan as the flags change it."""
-  try:
-    seeds = tuple(int(s) for s in _SEEDS.value)
-  except ValueError as e:
-    raise BadInputError(f'--seeds takes whole numbers separated by commas, got {",".join(_SEEDS.value)!r}.') from e
+  seeds, radii = _numbers(_SEEDS, int, 'whole numbers'), _numbers(_RADII, float, 'numbers')
   asked = plan.restrict(
     configs.load(_PLAN.value), subject_names=_SUBJECTS.value, models=cli.settings(_MODEL.value, flag='model'),
     methods=tuple(_METHODS.value), seeds=seeds, settings=cli.settings(_SET.value), time_limit_s=_TIME.value,
-    memory_limit_bytes=int(_MEMORY.value * 2**30) if _MEMORY.value else None)
-  if _POST.value is not None:
-    asked = dataclasses.replace(asked, postprocess=tuple(_POST.value))
-  return asked
+    memory_limit_bytes=_MEMORY.value and _MEMORY.value * 2**30)
+  given = {'postprocess': _POST.value, 'attack_radii': radii}   # which may also be given as none at all
+  return dataclasses.replace(asked, **{name: tuple(part) for name, part in given.items() if part is not None})
+
+
+def _numbers(flag: flags.FlagHolder, kind: type, words: str) -> tuple | None:
+  try:
+    return None if flag.value is None else tuple(kind(text) for text in flag.value)
+  except ValueError as e:
+    raise BadInputError(f'--{flag.name} takes {words} separated by commas, got {",".join(flag.value)!r}.') from e
 
 
 def main() -> int:
@@ -62,7 +69,8 @@ def main() -> int:
   asked = _asked()
   out = pathlib.Path(_OUT.value or f'out/study_{asked.name}')
   cells = campaign.check(asked)
-  view = View(cli.console(), asked, cells, _WORKERS.value, Estimate.of(results.known_rows(out)))
+  estimate = Estimate.of(results.known_rows(out), asked.postprocess, len(asked.attack_radii))
+  view = View(cli.console(), asked, cells, _WORKERS.value, estimate)
   view.show_plan()
   if _DRY_RUN.value:
     return 0

@@ -3,6 +3,13 @@
 The store is written by this process only. A cell's own folder is written by the worker that has it, before the store
 is; so that whenever anything is killed, the same call again finds each finished repair in one of the two, and repeats
 none.
+
+Decided here:
+- A cell whose subject is away, or changed while the study ran, is recorded as one that could not even be tried
+  (`record.blank_row`): whatever is known of it counts for more (`store.age`), and the next run tries it again.
+- The radii of the attack curve are no part of a repair's name. A repair that is there without a curve at the plan's
+  radii is not finished: the curve is measured on the saved model. Where that fails it is tried again with
+  `retry_failures` only.
 """
 import contextlib
 import dataclasses
@@ -15,12 +22,13 @@ import numpy as np
 
 from jaxfix import methods, postprocess, subjects
 from jaxfix.errors import JaxfixError, require
+from jaxfix.files import write_json
 from jaxfix.methods.method import describe_config
 from jaxfix.study import job, record
-from jaxfix.study.cell import combination_part, folder_of, postprocess_id, repair_part
+from jaxfix.study.cell import combination_part, folder_of, no_curve, postprocess_id, repair_part, saved_curve
 from jaxfix.study.executor import Done, Executor, Task
 from jaxfix.study.plan import Cell, Plan, cells
-from jaxfix.study.store import Writer
+from jaxfix.study.store import Results, Writer
 
 _PREPARE, _RUN = 'jaxfix.study.cell:prepare', 'jaxfix.study.cell:run'
 
@@ -31,12 +39,13 @@ class Watcher:
 
   Attributes:
     on_prepare: (subject) before its original is loaded or trained.
-    on_matrix: (all cells, those that are finished already, how many of these failed) once that is known.
+    on_matrix: (all cells, those that are finished already, how many of these failed, those of the others whose repair
+      is there and which lack a combination or the attack curve) once that is known.
     on_start: (label) of a cell that a worker begins.
     on_end: (cell, its row, seconds) when it is in the store.
   """
   on_prepare: Callable[[str], None] = lambda subject: None
-  on_matrix: Callable[[Sequence[Cell], Sequence[Cell], int], None] = lambda every, finished, failed: None
+  on_matrix: Callable[[Sequence[Cell], Sequence[Cell], int, Sequence[Cell]], None] = lambda *matrix: None
   on_start: Callable[[str], None] = lambda label: None
   on_end: Callable[[Cell, Mapping[str, Any], float], None] = lambda cell, row, seconds: None
 
@@ -73,7 +82,7 @@ def run(plan: Plan, *, out: str | os.PathLike, executor: Executor, data_dir: str
     UnknownNameError, BadInputError: see `check`; or the store has the same cells under another plan's name.
     OutputError: the store cannot be written.
     JaxfixError: no subject could be made ready (the message is that of the first one), or a worker met an error that
-      every further cell would meet too (`cell.run`).
+      every further cell of every subject would meet too (`cell.run`).
   """
   every, watcher, out = check(plan), watcher or Watcher(), pathlib.Path(out).absolute()
   place = {'out': str(out), 'data_dir': data_dir}
@@ -81,8 +90,9 @@ def run(plan: Plan, *, out: str | os.PathLike, executor: Executor, data_dir: str
     ready = _prepare(plan, every, place, executor, watcher)
     ledger = _Ledger(plan, every, out, store, ready, retry_failures)
     finished = [c for c in every if ledger.is_finished(c)]
-    watcher.on_matrix(every, finished, sum(store.rows[ledger.run_ids[c]]['outcome'] == 'FAILURE' for c in finished))
     pending = {c.label: c for c in every if c not in set(finished)}
+    watcher.on_matrix(every, finished, sum(store.rows[ledger.run_ids[c]]['outcome'] == 'FAILURE' for c in finished),
+                      [c for c in pending.values() if ledger.has_repair(c)])
     for label, reason in [(label, ledger.unready(cell)) for label, cell in pending.items()]:
       if reason:
         cell = pending.pop(label)
@@ -91,7 +101,7 @@ def run(plan: Plan, *, out: str | os.PathLike, executor: Executor, data_dir: str
       for cell in pending.values():
         ledger.forget_failure(cell)
     same = {**place, **_shared(plan, every), 'suite': plan.name, 'postprocessing': plan.postprocess,
-            'attack_radii': plan.attack_radii}
+            'attack_radii': plan.attack_radii, 'code': record.run_id({}, 0)}
     tasks = [Task(c.label, c.subject.label, _RUN,
                   {**same, **_which(c), 'label': c.label, 'run_id': ledger.run_ids[c],
                    'subject': dataclasses.asdict(c.subject)},
@@ -148,7 +158,7 @@ class _Ledger:
   def __init__(self, plan: Plan, every: Sequence[Cell], out: pathlib.Path, store: Writer, ready: Mapping[str, Done],
                retry_failures: bool):
     self._plan, self._every, self._out, self._store, self._ready = plan, every, out, store, ready
-    self._retry = retry_failures
+    self._retry, self._untried = retry_failures, set()
     self.run_ids = {c: self._run_id(c) for c in every}
     """Cell -> run id of its repair."""
     strangers = {row['suite'] for i in self.run_ids.values() if (row := store.rows.get(i))} - {plan.name}
@@ -163,10 +173,14 @@ class _Ledger:
     return done.value['errors'].get(cell.label, '')
 
   def _run_id(self, cell: Cell) -> str:
-    """Of its repair; of one that cannot be run there is nothing but the plan to name it by."""
+    """Of its repair."""
     if self.unready(cell):
-      return record.run_id({}, cell.seed, cell=cell.label, suite=self._plan.name, unready=True)
+      return self._untried_id(cell)
     return self._ready[cell.subject.label].value['run_ids'][cell.label]
+
+  def _untried_id(self, cell: Cell) -> str:
+    """Of one that cannot be run: there is nothing but the plan to name it by."""
+    return record.run_id({}, cell.seed, cell=cell.label, suite=self._plan.name, unready=True)
 
   def _combination_ids(self, cell: Cell) -> dict[str, str]:
     """Post-processing -> run id."""
@@ -177,8 +191,26 @@ class _Ledger:
     row = self._store.rows.get(self.run_ids[cell])
     if row is None or self._is_to_repeat(row):
       return False
-    return row['counts'] is None or all(i in self._store.rows and not self._is_to_repeat(self._store.rows[i])
-                                        for i in self._combination_ids(cell).values())
+    return row['counts'] is None or self._has_curve(row['run_id']) and all(
+      i in self._store.rows and not self._is_to_repeat(self._store.rows[i])
+      for i in self._combination_ids(cell).values())
+
+  def has_repair(self, cell: Cell) -> bool:
+    """Whether the store has a repaired model's row, whatever else is missing."""
+    row = self._store.rows.get(self.run_ids[cell])
+    return row is not None and row['counts'] is not None
+
+  def _trace(self, run_id: str) -> dict[str, Any] | None:
+    return Results((), self._store.folder).trace(run_id)
+
+  def _has_curve(self, run_id: str) -> bool:
+    """Whether attack success is there at the plan's radii, or was tried and is not to be tried again."""
+    radii = list(self._plan.attack_radii)
+    if not radii:
+      return True
+    trace = self._trace(run_id) or {}
+    return ((trace.get('asr_curve') or {}).get('radii') == radii
+            or not self._retry and trace.get('attack_radii') == radii)
 
   def _is_to_repeat(self, row: Mapping[str, Any]) -> bool:
     return self._retry and row['outcome'] == 'FAILURE'
@@ -192,25 +224,38 @@ class _Ledger:
 
   def keep_unready(self, cell: Cell, reason: str) -> dict[str, Any]:
     """Records a cell that could not be run, unless the store knows more about it from earlier; returns its row."""
-    row = self._failure(cell, reason)
-    mine = lambda r: ((r['subject'], r['approach'], r['seed'], r['postprocess'])
-                      == (cell.subject.label, cell.method, cell.seed, 'none'))
+    row = self._failure(cell, reason, run_id=self._untried_id(cell), is_tried=False)
+    mine = lambda r: ((r['suite'], r['subject'], r['approach'], r['seed'], r['postprocess'])
+                      == (self._plan.name, cell.subject.label, cell.method, cell.seed, 'none'))
     if not any(mine(r) for r in self._store.rows.values()):
       self._store.append(row)
+    self._untried.add(row['run_id'])
     return row
 
   def keep(self, cell: Cell, done: Done) -> dict[str, Any]:
     """Puts what came of a cell into the store; returns the row of its repair."""
-    for part in self._salvage(cell, done) if done.kind else done.value:
+    for part in self._salvage(cell, done) if done.kind else done.value['parts']:
       stored = self._store.rows.get(part['row']['run_id'])
       if stored is not None and stored['outcome'] != 'FAILURE':
+        if part['trace'] is not None:
+          self._keep_curve(stored['run_id'], part['trace'])
         continue
       predictions = None
       if part['predictions'] is not None:
         with np.load(part['predictions'], allow_pickle=False) as arrays:
           predictions = {name: arrays[name] for name in ('before', 'after', 'labels')}
       self._store.append(part['row'], predictions=predictions, trace=part['trace'])
+    if not done.kind and done.value['unready']:
+      return self.keep_unready(cell, done.value['unready'])
     return self._store.rows[self.run_ids[cell]]
+
+  def _keep_curve(self, run_id: str, trace: Mapping[str, Any]) -> None:
+    """Adds the attack curve to what lies beside a row that is in the store; one at other radii gives way to it only."""
+    if self._has_curve(run_id):
+      return
+    known = self._trace(run_id) or {}
+    write_json(self._store.folder / 'traces' / f'{run_id}.json',
+               {**trace, 'asr_curve': trace['asr_curve'] or known.get('asr_curve')})
 
   def _salvage(self, cell: Cell, done: Done) -> list[dict[str, Any]]:
     """The parts of a cell whose worker was lost: a repair that had ended stays, and what was missing has failed."""
@@ -221,16 +266,20 @@ class _Ledger:
     stored, result = self._store.rows.get(run_id), job.finished(folder, run_id)
     if result is None and (stored is None or stored['counts'] is None):
       return [failed()]
-    parts = [] if result is None else [repair_part(folder, result)]
+    parts, radii = [] if result is None else [repair_part(folder, result)], self._plan.attack_radii
+    if radii and result is not None:
+      parts[0]['trace'] |= saved_curve(folder, radii) or no_curve(parts[0]['trace'], radii, done.error)
+    elif (trace := self._trace(run_id)) is not None:   # the folder is gone
+      self._keep_curve(run_id, trace | no_curve(trace, radii, done.error))
     return parts + [combination_part(folder, name, i) or failed(run_id=i, postprocess=name)
                     for name, i in self._combination_ids(cell).items()]
 
   def _failure(self, cell: Cell, reason: str, seconds: float = 0., run_id: str | None = None,
-               postprocess: str = 'none') -> dict[str, Any]:
+               postprocess: str = 'none', is_tried: bool = True) -> dict[str, Any]:
     done, subject = self._ready[cell.subject.label], cell.subject
     published = subjects.entry(subject.name).published if subject.width == 1 else ''
-    facts = (record.blank_row() | {'subject': subject.label, 'published_subject': published} if done.kind
-             else done.value['facts'])
+    facts = (done.value['facts'] if is_tried
+             else record.blank_row() | {'subject': subject.label, 'published_subject': published})
     config = ({'repair': self.run_ids[cell]} if postprocess != 'none'
               else describe_config(_config(self._plan, cell, self._every)))
     return record.failed_row(
@@ -239,5 +288,5 @@ class _Ledger:
 
   def rows(self) -> list[dict[str, Any]]:
     """Everything that the store has of the plan."""
-    wanted = {i for c in self._every for i in (self.run_ids[c], *self._combination_ids(c).values())}
+    wanted = self._untried | {i for c in self._every for i in (self.run_ids[c], *self._combination_ids(c).values())}
     return [dict(row) for run_id, row in self._store.rows.items() if run_id in wanted]

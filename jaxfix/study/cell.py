@@ -7,9 +7,11 @@ process that is killed is simply started again:
     OUT/cells/SUBJECT/METHOD/seedN/RUN_ID/  the folder of `job.repair_and_record`, and beside its files
         attack_curve.json                   attack success against the radius
         NAME.json, NAME.npz                 row and predictions of the post-processing NAME
+    OUT/splits/SUBJECT_HASH.npz             int32 row indices of every split; HASH is of the rows' `split_sha256`
 
-Whatever goes wrong with an approach is an outcome of its cell. An error leaves `run` only if every further cell would
-meet it too: the subject cannot be loaded any more, the folder cannot be written, the code has changed.
+Whatever goes wrong with an approach is an outcome of its cell, and so is what happens to one subject: that it cannot be
+loaded any more, or has changed, leaves the cell untried. An error leaves `run` only if every further cell of every
+subject would meet it too: the folder cannot be written, or the code has changed.
 """
 import dataclasses
 import functools
@@ -26,11 +28,11 @@ from jaxfix.classifier import Classifier
 from jaxfix.errors import BadInputError, CorruptFileError, DataNotFoundError, JaxfixError, OutputError, require
 from jaxfix.evaluate import PGD, outcome
 from jaxfix.evaluate.robustness import attack_success
-from jaxfix.files import read_json, replacing, write_json
+from jaxfix.files import read_json, replacing, sha256_of_json, write_json
 from jaxfix.interchange import checkpoint
 from jaxfix.methods.method import Method, describe_config
 from jaxfix.problem import FailureSource, Repair, Subject
-from jaxfix.study import job, record
+from jaxfix.study import job, memory, record
 from jaxfix.study.plan import SubjectPlan
 
 
@@ -50,6 +52,7 @@ def prepare(*, subject: Mapping[str, Any], out: str, data_dir: str | None, cells
   """
   place = {'out': out, 'data_dir': data_dir}
   loaded = _load(json.dumps(subject), **place)
+  _save_splits(pathlib.Path(out), loaded)
   run_ids, errors = {}, {}
   for cell in cells:
     which = {k: cell[k] for k in ('method', 'seed', 'failures')}
@@ -62,8 +65,16 @@ def prepare(*, subject: Mapping[str, Any], out: str, data_dir: str | None, cells
   return {'run_ids': run_ids, 'errors': errors, 'facts': facts}
 
 
-def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: str, run_id: str, suite: str,
-        postprocessing: Sequence[str], attack_radii: Sequence[float], **cell: Any) -> list[dict[str, Any]]:
+def _save_splits(out: pathlib.Path, subject: Subject) -> None:
+  """Once for all cells and seeds; other data or another split has another name, so that each row finds its own."""
+  path = out / 'splits' / f'{subject.name}_{sha256_of_json(dict(subject.split_sha256))[:16]}.npz'
+  if not path.exists():   # what has this name is whole
+    with replacing(path) as partial, open(partial, 'wb') as f:
+      np.savez(f, **{name: np.asarray(subject.split_indices[name]) for name in sorted(subject.split_indices)})
+
+
+def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: str, run_id: str, code: str, suite: str,
+        postprocessing: Sequence[str], attack_radii: Sequence[float], **cell: Any) -> dict[str, Any]:
   """Carries out a cell, or reads what is there of it already.
 
   Args:
@@ -72,23 +83,33 @@ def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: st
     data_dir: where local data lies.
     label: of the cell.
     run_id: what `prepare` named it.
+    code: `record.run_id({}, 0)` of the study: names the source of jaxfix and all versions.
     suite: name of the campaign.
     postprocessing: names in `jaxfix.postprocess`.
     attack_radii: multiples of the subject's radius.
     **cell: see `_resolved`.
   Returns:
-    `parts` of the repair, then of each post-processing, unless there is no repaired model.
+    'parts': of the repair, then of each post-processing, unless there is no repaired model; 'unready': why the cell,
+    or what is missing of it, could not even be tried, or ''.
   Raises:
-    BadInputError: the cell would be another one by now: its code or its data changed while the study ran.
-    JaxfixError: the subject cannot be loaded.
+    BadInputError: the code changed while the study ran.
     OutputError: the folder cannot be written.
   """
-  place = {'out': out, 'data_dir': data_dir}
-  method, config, prepared = _resolved(_load(json.dumps(subject), **place), subject, place, **cell)
+  place, subject_is_there = {'out': out, 'data_dir': data_dir}, False
+  try:
+    loaded = _load(json.dumps(subject), **place)
+    subject_is_there = True
+    method, config, prepared = _resolved(loaded, subject, place, **cell)
+  except OutputError:
+    raise
+  except JaxfixError as e:   # the data is away; the history that this approach needs is damaged
+    return {'parts': [], 'unready': str(e) if subject_is_there else f'subject: {e}'}
   folder, seed = folder_of(out, label, run_id), cell['seed']
-  require(job.identify(method, config, prepared, seed) == run_id,
-          f'{label}: the source of jaxfix, an original or its data changed while the study ran. Run the same command '
-          'again: what is finished under the old one stays in the store.')
+  if job.identify(method, config, prepared, seed) != run_id:
+    require(code == record.run_id({}, 0), f'{label}: the source of jaxfix, or the version of a library, changed while '
+            'the study ran. Run the same command again: what is finished under the old one stays in the store.')
+    return {'parts': [], 'unready': 'subject: its original, its data, its history or the source of the approach '
+                                    'changed while the study ran; run it again'}
   key = jax.random.key(seed)
   try:
     result = job.repair_and_record(method, config, prepared, folder, seed=seed, suite=suite)
@@ -98,16 +119,20 @@ def run(*, subject: Mapping[str, Any], out: str, data_dir: str | None, label: st
     row = record.make_row(subject=prepared, seed=seed, key=key, started=record.utc_now(), outcome='FAILURE',
                           reason=f'input: {e}', method=method, config=describe_config(config), suite=suite,
                           identifier=run_id)
-    return [_part(row)]
+    return {'parts': [_part(row)], 'unready': ''}
   part = repair_part(folder, result)
-  if result.labels_after is None:
-    return [part]
+  if result.labels_after is None or not (attack_radii or postprocessing):
+    return {'parts': [part], 'unready': ''}
+  try:
+    repaired = checkpoint.load(folder / 'repaired.safetensors')
+  except JaxfixError as e:
+    return {'parts': [part], 'unready': f'repaired model: {e}'}
   attack_key = jax.random.fold_in(key, job.EVALUATION)
-  repaired = checkpoint.load(folder / 'repaired.safetensors')
   if attack_radii:
-    part['trace'] |= _attack_curve(folder / 'attack_curve.json', prepared, result, repaired, attack_radii, attack_key)
-  return [part, *(_combined(folder, name, method, prepared, result.row, repaired, attack_key, key, suite)
-                  for name in postprocessing)]
+    part['trace'] |= _attack_curve(folder, prepared, result, repaired, attack_radii, attack_key)
+  combined = [_combined(folder, name, method, prepared, result.row, repaired, attack_key, key, suite)
+              for name in postprocessing]
+  return {'parts': [part, *combined], 'unready': ''}
 
 
 def folder_of(out: str, label: str, run_id: str) -> pathlib.Path:
@@ -118,7 +143,7 @@ def folder_of(out: str, label: str, run_id: str) -> pathlib.Path:
 def repair_part(folder: pathlib.Path, result: job.Result) -> dict[str, Any]:
   """What the store gets of a repair: `row`, `trace` (or None), path of the `predictions` (or None)."""
   trace = {k: v for k, v in result.trace.items() if k != 'solver'} | {
-    'edits': len(result.trace['edits']), 'asr_curve': None}
+    'edits': len(result.trace['edits']), 'asr_curve': None, 'attack_radii': []}
   return _part(result.row, trace, None if result.labels_after is None else folder / 'predictions.npz')
 
 
@@ -186,30 +211,38 @@ def _resolved(loaded: Subject, subject: Mapping[str, Any], place: Mapping[str, A
   return found, config, dataclasses.replace(loaded, problem=problem)
 
 
-def _attack_curve(path: pathlib.Path, subject: Subject, result: job.Result, repaired: Classifier,
-                  radii: Sequence[float], key: jax.Array) -> dict[str, Any]:
-  """Attack success of original and repaired model at several radii, on the inputs and from the starts of the row's.
-
-  Returns:
-    'asr_curve', and why there is none.
-  """
+def saved_curve(folder: pathlib.Path, radii: Sequence[float]) -> dict[str, Any] | None:
+  """The fields of a trace that hold the attack curve of a cell, if it has been measured at these radii."""
   try:
-    curve = read_json(path)
-    if curve['radii'] == list(radii):
-      return {'asr_curve': curve}
+    curve = read_json(folder / 'attack_curve.json')
+    return {'asr_curve': curve, 'attack_radii': list(radii)} if curve['radii'] == list(radii) else None
   except (DataNotFoundError, CorruptFileError, KeyError, TypeError):
-    pass
+    return None
+
+
+def no_curve(trace: Mapping[str, Any], radii: Sequence[float], reason: str) -> dict[str, Any]:
+  """The same fields where it was tried and there is none."""
+  return {'asr_curve': None, 'attack_radii': list(radii),
+          'notes': [*trace['notes'], f'No attack curve: {" ".join(reason.split())}']}
+
+
+def _attack_curve(folder: pathlib.Path, subject: Subject, result: job.Result, repaired: Classifier,
+                  radii: Sequence[float], key: jax.Array) -> dict[str, Any]:
+  """Attack success of original and repaired model at several radii, on the inputs and from the starts of the row's."""
+  if (curve := saved_curve(folder, radii)) is not None:
+    return curve
   y = subject.test.y
   correct = (result.labels_before == y) & (result.labels_after == y)
   try:
     successes = [attack_success((subject.problem.classifier, repaired), subject.test, correct, key=key,
                                 pgd=PGD(radius * subject.pgd_epsilon)) for radius in radii]
   except Exception as e:   # the repair and its row stand without it
-    return {'asr_curve': None, 'notes': [*result.trace['notes'], f'No attack curve: {type(e).__name__}: {e}']}
-  write_json(path, {'radii': list(radii), 'eps': [r * subject.pgd_epsilon for r in radii],
-                    'original': [s.rates[0] for s in successes], 'repaired': [s.rates[1] for s in successes],
-                    'n': len(successes[0].indices)})
-  return {'asr_curve': read_json(path)}
+    return no_curve(result.trace, radii, f'{type(e).__name__}: {e}')
+  write_json(folder / 'attack_curve.json', {
+    'radii': list(radii), 'eps': [r * subject.pgd_epsilon for r in radii],
+    'original': [s.rates[0] for s in successes], 'repaired': [s.rates[1] for s in successes],
+    'n': len(successes[0].indices)})
+  return saved_curve(folder, radii)
 
 
 def _combined(folder: pathlib.Path, name: str, method: Method, subject: Subject, base: Mapping[str, Any],
@@ -218,6 +251,7 @@ def _combined(folder: pathlib.Path, name: str, method: Method, subject: Subject,
   identifier = postprocess_id(base['run_id'], name)
   if (part := combination_part(folder, name, identifier)) is not None:
     return part
+  before = memory.mark()
   common = dict(subject=subject, seed=base['seed'], key=key, started=record.utc_now(), method=method,
                 identifier=identifier, suite=suite, postprocess=name)
   try:
@@ -228,7 +262,8 @@ def _combined(folder: pathlib.Path, name: str, method: Method, subject: Subject,
                                  config={'repair': base['run_id']}, **common))
   counts, seconds = comparison.counts, {'fit': fitted.pop('fit_seconds')}
   row = record.make_row(outcome=outcome(counts.acc_original, [counts.acc]), repair=Repair(repaired, seconds=seconds),
-                        config={'repair': base['run_id'], **fitted}, comparison=comparison, **common)
+                        config={'repair': base['run_id'], **fitted}, comparison=comparison,
+                        peak_bytes=memory.peak_since(before), **common)
   with replacing(folder / f'{name}.npz') as partial, open(partial, 'wb') as f:
     np.savez(f, before=comparison.labels_before, after=comparison.labels_after, labels=subject.test.y.astype(np.int16))
   write_json(folder / f'{name}.json', row)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxfix.errors import require
+from jaxfix.files import jsonable
 
 BEGUN = b'\x06'
 """What a process sends when it has a request; its answer, one line, follows."""
@@ -131,7 +132,8 @@ class LocalExecutor:
 
   def _ask(self, process: subprocess.Popen, task: Task, stopped: threading.Event) -> Done | None:
     """Hands over a task and waits for the answer; None when stopped. A process that broke a limit is dead then."""
-    request = json.dumps({'function': task.function, 'arguments': dict(task.arguments)})
+    arguments = jsonable(dict(task.arguments), nonfinite=lambda number: number)   # infinity is read back
+    request = json.dumps({'function': task.function, 'arguments': arguments})
     with contextlib.suppress(BrokenPipeError):   # it is dead, as its answer will say
       process.stdin.write(request.encode() + b'\n')
       process.stdin.flush()

@@ -37,7 +37,7 @@ from jaxfix.interchange import checkpoint, class_importance
 from jaxfix.methods.method import Method, describe_config
 from jaxfix.problem import FailureSource, Repair, Subject
 from jaxfix.recipe import Recipe
-from jaxfix.study import record
+from jaxfix.study import memory, record
 from jaxfix.train import Epoch
 
 DEFAULT_METHODS = ('apricot', 'prdnn', 'arachne')
@@ -207,7 +207,7 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
     return done
   for name in ('result.json', 'repaired.safetensors', 'repaired.json', 'predictions.npz', 'trace.json'):
     (folder / name).unlink(missing_ok=True)   # the record first: from here on the folder is not whole
-  started = record.utc_now()
+  started, before = record.utc_now(), memory.mark()
   repair = comparison = None
   with _logging_to(folder / 'log.txt'):
     _log.info('%s on %s, seed %d, run %s', method.name, subject.name, seed, identifier)
@@ -230,7 +230,7 @@ def repair_and_record(method: Method, config: Any, subject: Subject, folder: pat
       _log.error('%s', traceback.format_exc())
     row = record.make_row(subject=subject, seed=seed, key=key, started=started, outcome=outcome, reason=reason,
                           method=method, config=described, repair=repair, comparison=comparison,
-                          identifier=identifier, suite=suite)
+                          identifier=identifier, suite=suite, peak_bytes=memory.peak_since(before))
     _log.info('%s %s', outcome, row['outcome_reason'])
   _write(folder, row, repair, comparison, subject.test.y)
   return finished(folder, identifier)

@@ -4,12 +4,15 @@ The plans that come with jaxfix are modules in `launch/configs/`, each with one 
 of yours with the same.
 """
 import dataclasses
+import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxfix import methods, subjects
-from jaxfix.errors import UnknownNameError, require
+from jaxfix.errors import BadInputError, UnknownNameError, require
+from jaxfix.files import jsonable
 from jaxfix.problem import FailureSource
 from jaxfix.recipe import Recipe
 
@@ -39,6 +42,10 @@ class SubjectPlan:
   def __post_init__(self):
     subjects.entry(self.name)
     require(self.width > 0, f'{self.name}: width must be positive, got {self.width}.')
+    for field in ('model', 'class_importance'):   # a pathlib.Path, say, which JSON lacks
+      if (path := getattr(self, field)) is not None:
+        require(isinstance(path, (str, os.PathLike)), f'{self.name}: {field} must be the path of a file, got {path!r}.')
+        object.__setattr__(self, field, str(path))
 
   @property
   def label(self) -> str:
@@ -61,12 +68,12 @@ class Plan:
     subjects: in the order in which they are run.
     methods: names of approaches; none: all that are installed.
     seeds: of the repeats. The original and the splits stay the same.
-    settings: 'option' or 'method.option' -> value, on top of presets.
+    settings: 'option' or 'method.option' -> value, on top of presets; values have a JSON form.
     published: leave out the subjects' presets.
     train_failures: approaches whose failing samples come from the training split; the others take the repair split.
     postprocess: names in `jaxfix.postprocess`, applied to every repair.
-    attack_radii: multiples of the subject's radius at which attack success is measured besides.
-    time_limit_s, memory_limit_bytes: of a cell; None for none. What exceeds one is a FAILURE.
+    attack_radii: multiples of the subject's radius at which attack success is measured besides; kept in rising order.
+    time_limit_s, memory_limit_bytes: of a cell; None, or infinity, for none. What exceeds one is a FAILURE.
     summary: one line.
   """
   name: str
@@ -89,9 +96,22 @@ class Plan:
             f'Plan {self.name!r} names a subject, approach, seed or post-processing twice.')
     labels = [s.label for s in self.subjects]
     require(len(set(labels)) == len(labels), f'Plan {self.name!r} has two subjects named alike: {", ".join(labels)}.')
-    require(all(r > 0 for r in self.attack_radii), f'Plan {self.name!r}: attack_radii must be positive.')
-    for limit in (self.time_limit_s, self.memory_limit_bytes):
-      require(limit is None or limit > 0, f'Plan {self.name!r}: a limit must be positive, got {limit}.')
+    require(all(0 < r < math.inf for r in self.attack_radii),
+            f'Plan {self.name!r}: attack_radii must be positive and finite, got {self.attack_radii}.')
+    object.__setattr__(self, 'attack_radii', tuple(sorted({float(r) for r in self.attack_radii})))
+    object.__setattr__(self, 'settings', {k: self._plain(k, v) for k, v in self.settings.items()})
+    for field, unit in (('time_limit_s', float), ('memory_limit_bytes', int)):
+      if (limit := getattr(self, field)) is not None:
+        require(limit > 0, f'Plan {self.name!r}: {field} must be positive, got {limit}.')   # NaN is not
+        object.__setattr__(self, field, None if limit == math.inf else unit(limit))
+
+  def _plain(self, name: str, value: Any) -> Any:
+    """A setting as the worker processes get it, as JSON; they read infinity back."""
+    try:
+      return jsonable(value, nonfinite=lambda number: number)
+    except TypeError as e:
+      raise BadInputError(f'Plan {self.name!r}: the setting {name} must be a number, text, truth value, null, or a '
+                          f'list or dict of these; {e}.') from e
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a study shows on a console: the plan with an estimate, progress with the time left, and the outcomes."""
 import collections
 import contextlib
+import datetime
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from jaxfix import methods
 from jaxfix.study.campaign import Watcher
-from jaxfix.study.estimate import Estimate, spoken
+from jaxfix.study.estimate import Estimate, spoken, started
 from jaxfix.study.plan import Cell, Plan
 
 
@@ -20,7 +21,7 @@ class View(contextlib.AbstractContextManager):
 
   def __init__(self, console: Console, plan: Plan, cells: Sequence[Cell], workers: int, estimate: Estimate):
     self._console, self._plan, self._cells, self._workers = console, plan, cells, workers
-    self._estimate, self._left, self._running = estimate, {}, {}
+    self._estimate, self._left, self._running, self._repaired = estimate, {}, {}, frozenset()
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn('{task.description}', markup=False))
     self._progress = Progress(*columns, console=console, transient=True)
@@ -51,7 +52,8 @@ class View(contextlib.AbstractContextManager):
       ('at most', self._plan.time_limit_s and f'{spoken(self._plan.time_limit_s)} a cell'),
       ('at most', self._plan.memory_limit_bytes and f'{self._plan.memory_limit_bytes / 2**30:.3g} GiB a process'),
       ('settings', ', '.join(f'{k}={v}' for k, v in self._plan.settings.items())),
-      ('post-processing', ', '.join(self._plan.postprocess))) if text]
+      ('post-processing', ', '.join(self._plan.postprocess)),
+      ('attack radii', ', '.join(f'{r:g}' for r in self._plan.attack_radii))) if text]
     self._say('; '.join(filter(None, (self._plan.summary.rstrip('.'), *limits))))
     self._console.print(table)
     if seconds is None:
@@ -84,12 +86,16 @@ class View(contextlib.AbstractContextManager):
   def _on_prepare(self, subject: str) -> None:
     self._progress.update(self._task, description=f'making {subject} ready')
 
-  def _on_matrix(self, every: Sequence[Cell], finished: Sequence[Cell], failed: int) -> None:
-    self._left = {c.label: c for c in every if c not in set(finished)}
+  def _on_matrix(self, every: Sequence[Cell], finished: Sequence[Cell], failed: int, repaired: Sequence[Cell]) -> None:
+    self._left, self._repaired = {c.label: c for c in every if c not in set(finished)}, frozenset(repaired)
     self._progress.update(self._task, completed=len(finished))
     if finished:
       again = f', {failed} of them as FAILURE (--retry_failures runs these again)' if failed else ''
       self._say(f'{len(finished)} of {len(every)} cells are finished already{again}.')
+    if repaired:
+      self._say(f'{len(repaired)} more are repaired, and lack a post-processing or the attack curve.')
+    if finished or repaired:   # the plan spoke of all cells
+      self._say(f'For the {len(self._left)} that are left: {self._time_left()}.')
 
   def _on_start(self, label: str) -> None:
     self._running[label] = time.monotonic()
@@ -98,7 +104,9 @@ class View(contextlib.AbstractContextManager):
   def _on_end(self, cell: Cell, row: Mapping[str, Any], seconds: float) -> None:
     self._running.pop(cell.label, None)
     self._left.pop(cell.label, None)
-    if seconds:
+    age = datetime.datetime.now(datetime.UTC) - started(row)
+    is_whole = age.total_seconds() <= seconds + 2   # or its repair is older; times of rows are whole seconds
+    if seconds and is_whole and row['outcome'] != 'FAILURE':
       self._estimate.learn(cell.method, cell.subject.label, seconds)
     self._progress.advance(self._task)
     self._describe()
@@ -109,9 +117,10 @@ class View(contextlib.AbstractContextManager):
 
   def _time_left(self) -> str:
     """Of all cells that have not ended, less what the running ones have used up already."""
-    seconds, _ = self._estimate.total(list(self._left.values()), self._workers)
+    seconds, _ = self._estimate.total(list(self._left.values()), self._workers, self._repaired)
     if seconds is None:
       return 'time unknown'
-    used = sum(min(time.monotonic() - begin, self._estimate.cell(self._left[label]) or 0.)
+    expected = lambda cell: self._estimate.cell(cell, cell in self._repaired) or 0.
+    used = sum(min(time.monotonic() - begin, expected(self._left[label]))
                for label, begin in self._running.items() if label in self._left)
     return f'about {spoken(max(0., seconds - used / self._workers))}'

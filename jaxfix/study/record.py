@@ -2,6 +2,11 @@
 
 Fractions, seconds, bytes; null, never NaN. Raw counts stand beside the rates, and a row whose counts do not add up is
 refused.
+
+Decided here: whether the compilation cache was warm has no field, since `compile_seconds` says it. No cache outlives a
+process, and what counts is what JAX reports of tracing, lowering and XLA during the repair (`clock`): the first cell of
+an approach on a subject in a process pays for its programs, and where a later one shows next to nothing it found them
+warm. Of rows of one approach and subject, one with a small part of the others' `compile_seconds` was warm.
 """
 import datetime
 import functools
@@ -24,6 +29,7 @@ from jaxfix.evaluate import Comparison
 from jaxfix.files import jsonable, sha256_of_bytes, sha256_of_json
 from jaxfix.methods.method import Method
 from jaxfix.problem import Repair, Subject
+from jaxfix.study import schema
 
 SCHEMA = 'jaxfix-results/1'
 
@@ -57,8 +63,8 @@ def run_id(config: Mapping[str, Any], seed: int, **what: Any) -> str:
 
 def make_row(*, subject: Subject, seed: int, key: jax.Array, started: str, outcome: str, reason: str = '',
              method: Method | None = None, config: Mapping[str, Any] | None = None, repair: Repair | None = None,
-             comparison: Comparison | None = None, identifier: str = '', suite: str = '', postprocess: str = 'none'
-             ) -> dict[str, Any]:
+             comparison: Comparison | None = None, identifier: str = '', suite: str = '', postprocess: str = 'none',
+             peak_bytes: int | None = None) -> dict[str, Any]:
   """The row of one repair, or, without `method`, of a comparison of two given models.
 
   Args:
@@ -71,6 +77,7 @@ def make_row(*, subject: Subject, seed: int, key: jax.Array, started: str, outco
     identifier: `run_id` of the run.
     suite: name of the campaign.
     postprocess: 'none', or how original and repaired model were combined; then the category is 'postprocess'.
+    peak_bytes: `memory.peak_since` the start.
   Raises:
     BadInputError: the row breaks the schema or the accounting identity.
   """
@@ -93,7 +100,7 @@ def make_row(*, subject: Subject, seed: int, key: jax.Array, started: str, outco
     **metrics, 'corruption_acc': None, 'certificate': repair.certificate if repair else None,
     'repair_seconds': sum(repair.seconds.values()) if repair and repair.seconds else None,
     'compile_seconds': repair.compile_seconds if repair and repair.seconds else None,
-    'phase_seconds': dict(repair.seconds) if repair else {}, 'peak_memory_bytes': _peak_memory(),
+    'phase_seconds': dict(repair.seconds) if repair else {}, 'peak_memory_bytes': peak_bytes,
     'git_commit': commit, 'git_dirty': dirty, 'versions': versions(),
     'device_kind': jax.devices()[0].device_kind, 'device_count': jax.device_count(),
     'platform': jax.default_backend(), 'host_cpu': host_cpu(), 'started_utc': started, 'ended_utc': utc_now(),
@@ -143,12 +150,15 @@ def check_row(row: Mapping[str, Any]) -> None:
   """Checks a row, read or about to be written, against the schema and the identity acc = acc_0 + RR (1 - acc_0) - NFR.
 
   Raises:
-    BadInputError: unknown schema, unknown or missing fields, an unknown outcome, or counts that do not add up.
+    BadInputError: unknown schema, unknown or missing fields, a value of another type (`schema`), an unknown outcome,
+      or counts that do not add up.
   """
   require(row.get('schema') == SCHEMA, f'Row has schema {row.get("schema")!r}, expected {SCHEMA!r}.')
   known = {field for group in FIELDS.values() for field in group}
   for kind, names in (('unknown', set(row) - known), ('missing', known - set(row))):
     require(not names, f'Row {row.get("run_id")!r} has {kind} fields: {", ".join(sorted(names))}.')
+  if wrong := schema.misfit(row):
+    raise BadInputError(f'Row {row["run_id"]!r}: {wrong}.')
   require(row['outcome'] in OUTCOMES, f'Row {row["run_id"]!r}: outcome {row["outcome"]!r} is none of {OUTCOMES}.')
   if (counts := row['counts']) is None:
     return
@@ -215,7 +225,7 @@ def git_state() -> tuple[str, bool]:
 
 
 # Of the study only these have a part in what a row says; the others show rows, or carry cells out.
-_MAKE_ROWS = ('cell.py', 'job.py', 'plan.py', 'record.py')
+_MAKE_ROWS = ('cell.py', 'job.py', 'memory.py', 'plan.py', 'record.py', 'schema.py')
 
 
 @functools.cache
@@ -259,7 +269,3 @@ def host_cpu() -> str:
     pass
   return platform.processor() or platform.machine()
 
-
-def _peak_memory() -> int | None:
-  """Peak bytes in use on the first device, where the platform says so."""
-  return (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')

@@ -7,12 +7,20 @@ import shutil
 import tempfile
 from unittest import mock
 
+import numpy as np
 import pytest
 from absl.testing import absltest
 
 from jaxfix import methods
-from jaxfix.errors import BadInputError, CorruptFileError, JaxfixError, OutputError, UnsupportedLayerError
-from jaxfix.files import jsonable
+from jaxfix.errors import (
+  BadInputError,
+  CorruptFileError,
+  DataNotFoundError,
+  JaxfixError,
+  OutputError,
+  UnsupportedLayerError,
+)
+from jaxfix.files import jsonable, sha256_of_bytes
 from jaxfix.recipe import Recipe
 from jaxfix.study import campaign, cell, job, record, store
 from jaxfix.study.executor import Done, LocalExecutor
@@ -79,6 +87,7 @@ class CampaignTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     cell._load.cache_clear()
+    cell._history.cache_clear()
     self.out = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / 'study'
 
   def test_every_cell_has_its_row_and_what_lies_beside_it(self):
@@ -223,6 +232,154 @@ class CampaignTest(absltest.TestCase):
     self.assertEqual(after, before)
     self.assertEqual({r['outcome'] for r in store.newest(store.read(self.out).rows)}, {'UNADAPTABLE'})
 
+  def test_trouble_of_one_subject_in_the_middle_stops_no_other(self):
+    """Its worker dies and its data is away: the next cells of that subject cannot be tried, those of others run."""
+    other = SubjectPlan('moons_mlp', recipe=_SUBJECT.recipe)
+    plan = dataclasses.replace(_PLAN, methods=('needy', 'scale'), subjects=(_SUBJECT, other), seeds=(0, 1),
+                               postprocess=(), attack_radii=())
+
+    class Dying(Here):
+      """Its process dies of the first cell of the first subject, and from then on that subject cannot be loaded."""
+
+      def run(self, tasks, *, on_start):
+        for task in tasks:
+          if task.name == 'digits_mlp/needy/seed0':
+            yield Done(task, error='died: signal 9', kind='died', seconds=1.)
+          elif task.group == 'digits_mlp' and task.function.endswith(':run'):
+            cell._load.cache_clear()
+            with mock.patch.object(job, 'prepare', side_effect=DataNotFoundError('No file digits.')):
+              yield from super().run([task], on_start=on_start)
+          else:
+            yield from super().run([task], on_start=on_start)
+
+    rows = campaign.run(plan, out=self.out, executor=Dying())
+    by_cell = {(r['subject'], r['approach'], r['seed']): r for r in rows}
+    self.assertLen(by_cell, 8)
+    for (subject, approach, seed), row in by_cell.items():
+      if subject == 'moons_mlp':
+        self.assertEqual(row['outcome'], 'UNADAPTABLE' if approach == 'needy' else 'OK')
+      elif (approach, seed) != ('needy', 0):
+        self.assertEqual((row['outcome'], row['outcome_reason']), ('FAILURE', 'subject: No file digits.'))
+        self.assertIsNone(row['original_sha256'])   # it could not be tried
+    again = Here()
+    campaign.run(plan, out=self.out, executor=again)
+    self.assertEqual(again.done, ['digits_mlp', 'moons_mlp', 'digits_mlp/needy/seed1', 'digits_mlp/scale/seed0',
+                                  'digits_mlp/scale/seed1'])
+    newest = {(r['subject'], r['approach'], r['seed']): r for r in store.newest(store.read(self.out).rows)}
+    self.assertEqual(newest['digits_mlp', 'scale', 1]['outcome'], 'OK')
+    self.assertEqual(newest['digits_mlp', 'needy', 0]['outcome'], 'FAILURE')   # it was tried: only when asked for
+
+  def test_a_history_damaged_in_the_middle_stops_only_who_needs_it(self):
+    shutil.copytree(self.reference / 'originals', self.out / 'originals')
+    plan = dataclasses.replace(_PLAN, methods=('remembering', 'scale'), seeds=(0,), postprocess=(), attack_radii=())
+
+    def damage(done):
+      if done.task.name == 'digits_mlp':   # made ready
+        for path in (self.out / 'originals/digits_mlp/original/history').glob('epoch_*.safetensors'):
+          path.write_bytes(b'cut')
+        cell._history.cache_clear()
+      return done
+
+    rows = campaign.run(plan, out=self.out, executor=Here(damage))
+    outcomes = {r['approach']: r for r in rows}
+    self.assertEqual({a: r['outcome'] for a, r in outcomes.items()}, {'remembering': 'FAILURE', 'scale': 'OK'})
+    self.assertRegex(outcomes['remembering']['outcome_reason'], 'epoch_')
+    self.assertIsNone(outcomes['remembering']['original_sha256'])
+
+  def test_a_history_that_changes_in_the_middle_stops_only_who_needs_it(self):
+    shutil.copytree(self.reference / 'originals', self.out / 'originals')
+    plan = dataclasses.replace(_PLAN, methods=('remembering', 'scale'), seeds=(0,), postprocess=(), attack_radii=())
+
+    def remove(done):
+      if done.task.name == 'digits_mlp':
+        shutil.rmtree(self.out / 'originals/digits_mlp/original/history')
+        cell._history.cache_clear()
+      return done
+
+    rows = campaign.run(plan, out=self.out, executor=Here(remove))
+    self.assertEqual({r['approach']: r['outcome'] for r in rows}, {'remembering': 'FAILURE', 'scale': 'OK'})
+
+  def test_attack_curves_are_added_to_finished_repairs(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0,), postprocess=(), attack_radii=())
+    row, = campaign.run(plan, out=self.out, executor=Here())
+    self.assertIsNone(store.read(self.out).trace(row['run_id'])['asr_curve'])
+    text = (self.out / store.FILE).read_bytes()
+    with mock.patch.object(methods, 'run', side_effect=AssertionError('repaired again')):
+      for radii in ((1.,), (0.5, 1.)):
+        more, executor = dataclasses.replace(plan, attack_radii=radii), Here()
+        campaign.run(more, out=self.out, executor=executor)
+        self.assertIn('digits_mlp/scale/seed0', executor.done)
+        trace = store.read(self.out).trace(row['run_id'])
+        self.assertEqual(trace['asr_curve']['radii'], list(radii))
+        again = Here()
+        campaign.run(more, out=self.out, executor=again)
+        self.assertEqual(again.done, ['digits_mlp'])
+      campaign.run(plan, out=self.out, executor=Here())   # asks for none: what is there stays
+    self.assertEqual(store.read(self.out).trace(row['run_id']), trace)
+    self.assertEqual((self.out / store.FILE).read_bytes(), text)
+    expected = store.read(self.reference)
+    self.assertEqual(trace, expected.trace(row['run_id']))   # as if the plan had had them from the start
+
+  def test_a_limit_during_the_attack_curve_leaves_a_note_and_can_be_tried_again(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0,), postprocess=(), attack_radii=())
+    row, = campaign.run(plan, out=self.out, executor=Here())
+    more = dataclasses.replace(plan, attack_radii=(1.,))
+    for folder_is_gone in (False, True):
+      with self.subTest(folder_is_gone=folder_is_gone), tempfile.TemporaryDirectory() as out:
+        out = pathlib.Path(out) / 'study'
+        shutil.copytree(self.out, out)
+        if folder_is_gone:
+          shutil.rmtree(out / 'cells')
+        else:
+          (out / store.FILE).unlink()   # the limit struck before the row was in the store
+        rows = campaign.run(more, out=out, executor=Lost())
+        self.assertEqual([r['outcome'] for r in rows], ['OK'])
+        trace = store.read(out).trace(row['run_id'])
+        self.assertIsNone(trace['asr_curve'])
+        self.assertIn('No attack curve: time_limit: not finished after 2 s', trace['notes'])
+        again = Here()
+        campaign.run(more, out=out, executor=again)
+        self.assertEqual(again.done, ['digits_mlp'])   # like a failure: only when it is asked for
+        campaign.run(more, out=out, executor=Here(), retry_failures=True)
+        trace = store.read(out).trace(row['run_id'])
+        self.assertEqual((trace['asr_curve']['radii'], trace['notes']), ([1.], []))
+
+  def test_a_damaged_repaired_model_is_said_and_stops_nothing(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0,), postprocess=(), attack_radii=())
+    row, = campaign.run(plan, out=self.out, executor=Here())
+    path, = (self.out / 'cells').rglob('repaired.safetensors')
+    path.write_bytes(b'cut')
+    ends = []
+    watcher = campaign.Watcher(on_end=lambda cell, row, seconds: ends.append(row['outcome_reason']))
+    rows = campaign.run(dataclasses.replace(plan, postprocess=('sv',)), out=self.out, executor=Here(), watcher=watcher)
+    self.assertEqual([r['run_id'] for r in rows], [row['run_id']])
+    self.assertRegex(ends[0], '^repaired model: .*repaired.safetensors')
+
+  def test_what_is_there_is_told_before_the_work(self):
+    shutil.copytree(self.reference, self.out)
+    told = []
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0, 1, 2), postprocess=('sv', 'us', 'hv'))
+    with contextlib.suppress(_Killed):
+      campaign.run(plan, out=self.out, executor=Here(), watcher=campaign.Watcher(
+        on_matrix=lambda *matrix: told.append(matrix), on_start=mock.Mock(side_effect=_Killed)))
+    (every, finished, failed, repaired), = told
+    self.assertEqual((len(every), list(finished), failed), (3, [], 0))
+    self.assertEqual([c.seed for c in repaired], [0, 1])
+
+  def test_splits_are_kept_once(self):
+    path, = (self.reference / 'splits').iterdir()
+    with np.load(path, allow_pickle=False) as arrays:
+      splits = {name: arrays[name] for name in arrays.files}
+    self.assertEqual({a.dtype for a in splits.values()}, {np.dtype(np.int32)})
+    row = self.rows[0]
+    self.assertEqual({name: sha256_of_bytes(np.ascontiguousarray(a).tobytes()) for name, a in splits.items()},
+                     row['split_sha256'])
+    before = path.stat().st_mtime_ns
+    campaign.run(_PLAN, out=self.reference, executor=Here())
+    self.assertEqual(path.stat().st_mtime_ns, before)
+    campaign.run(dataclasses.replace(_PLAN, methods=('needy',)), out=self.out, executor=Here())
+    self.assertEqual((self.out / 'splits' / path.name).read_bytes(), path.read_bytes())
+
   def test_another_name_for_the_same_cells_is_refused(self):
     shutil.copytree(self.reference, self.out)
     with self.assertRaisesRegex(BadInputError, 'tiny'):
@@ -239,9 +396,9 @@ class CampaignTest(absltest.TestCase):
   def test_what_changes_while_it_runs_stops_it(self):
     class Stale(Here):
       def run(self, tasks, *, on_start):
-        old = [dataclasses.replace(t, arguments=t.arguments | {'run_id': 'f' * 16}) if 'run_id' in t.arguments else t
-               for t in tasks]
-        return super().run(old, on_start=on_start)
+        old = {'run_id': 'f' * 16, 'code': 'e' * 16}
+        tasks = [dataclasses.replace(t, arguments=t.arguments | old) if 'run_id' in t.arguments else t for t in tasks]
+        return super().run(tasks, on_start=on_start)
 
     with self.assertRaisesRegex(JaxfixError, 'changed while the study ran'):
       campaign.run(_PLAN, out=self.out, executor=Stale())

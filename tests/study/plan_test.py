@@ -1,7 +1,10 @@
 """Plans: the matrix, what a command line changes, what is refused; estimates of how long it takes."""
 import dataclasses
 import json
+import math
+import pathlib
 
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from jaxfix import methods
@@ -35,6 +38,22 @@ class PlanTest(parameterized.TestCase):
     for subject in (SubjectPlan('digits_mlp'), SubjectPlan('moons_mlp', 'f.onnx', 0.5, Recipe(epochs=3), 2, 'i.json')):
       self.assertEqual(SubjectPlan.of(json.loads(json.dumps(dataclasses.asdict(subject)))), subject)
 
+  def test_what_json_lacks_is_made_plain(self):
+    subject = SubjectPlan('digits_mlp', pathlib.Path('m.h5'), class_importance=pathlib.Path('i.json'))
+    self.assertEqual(subject, SubjectPlan('digits_mlp', 'm.h5', class_importance='i.json'))
+    settings = dataclasses.replace(_PLAN, settings={'a': np.float32(0.5), 'b': (1, 2), 'c': math.inf}).settings
+    self.assertEqual(json.loads(json.dumps(settings)), {'a': 0.5, 'b': [1, 2], 'c': math.inf})
+
+  def test_infinite_limits_are_none(self):
+    """Also where the plan has others."""
+    limited = dataclasses.replace(_PLAN, time_limit_s=5, memory_limit_bytes=2.5)
+    self.assertEqual((limited.time_limit_s, limited.memory_limit_bytes), (5., 2))
+    free = plan.restrict(limited, time_limit_s=math.inf, memory_limit_bytes=math.inf * 2**30)
+    self.assertEqual((free.time_limit_s, free.memory_limit_bytes), (None, None))
+
+  def test_radii_are_in_rising_order(self):
+    self.assertEqual(dataclasses.replace(_PLAN, attack_radii=(2, 0.5, 2.)).attack_radii, (0.5, 2.))
+
   def test_restrict(self):
     asked = plan.restrict(_PLAN, subject_names=['digits_mlp'], models={'digits_mlp': 'm.h5'}, methods=('adrep',),
                           seeds=(), settings={'alpha': '2'}, time_limit_s=None)
@@ -49,7 +68,12 @@ class PlanTest(parameterized.TestCase):
     ('twice', lambda: dataclasses.replace(_PLAN, methods=('care', 'care')), BadInputError, 'twice'),
     ('alike', lambda: Plan('p', (SubjectPlan('moons_mlp'), SubjectPlan('moons_mlp', 'm.h5'))), BadInputError, 'alike'),
     ('limit', lambda: dataclasses.replace(_PLAN, time_limit_s=0.), BadInputError, 'limit'),
+    ('no_limit', lambda: dataclasses.replace(_PLAN, time_limit_s=math.nan), BadInputError, 'time_limit_s'),
+    ('no_memory', lambda: dataclasses.replace(_PLAN, memory_limit_bytes=math.nan), BadInputError, 'memory_limit_bytes'),
     ('radius', lambda: dataclasses.replace(_PLAN, attack_radii=(0.,)), BadInputError, 'radii'),
+    ('endless', lambda: dataclasses.replace(_PLAN, attack_radii=(math.inf,)), BadInputError, 'radii'),
+    ('setting', lambda: dataclasses.replace(_PLAN, settings={'alpha': {1}}), BadInputError, 'setting alpha must be'),
+    ('model', lambda: SubjectPlan('digits_mlp', 3), BadInputError, 'model must be'),
     ('width', lambda: SubjectPlan('digits_mlp', width=0.), BadInputError, 'width'),
     ('method', lambda: campaign.check(dataclasses.replace(_PLAN, methods=('cares',))), UnknownNameError, 'care'),
     ('option', lambda: campaign.check(dataclasses.replace(_PLAN, settings={'no': '1'})), UnknownNameError, 'no'),
@@ -84,6 +108,22 @@ class EstimateTest(parameterized.TestCase):
     self.assertEqual(estimate.total(cells[:2], 1), (2 * 20., 2))   # nothing is known but of other cells
     self.assertEqual(Estimate().total(cells, 2), (None, 8))
     self.assertEqual(Estimate().total([], 2), (0., 0))
+
+  def test_what_follows_a_repair_counts(self):
+    """Repair 20 s, measurement 10 s: four radii take 40 s; sv is known to take 5 s, us counts like a measurement."""
+    time = lambda seconds: {'started_utc': '2026-01-01T00:00:00Z', 'ended_utc': f'2026-01-01T00:00:{seconds:02d}Z'}
+    rows = [make_row('care', 'digits_mlp', seconds=20., **time(30)),
+            make_row('care', 'digits_mlp', postprocess='sv', seconds=None, **time(5)),
+            make_row('prdnn', 'digits_mlp', outcome='UNADAPTABLE', **time(1))]
+    estimate = Estimate.of(rows, ('sv', 'us'), 4)
+    care, prdnn = (next(c for c in plan.cells(_PLAN) if c.method == name) for name in ('care', 'prdnn'))
+    self.assertEqual(estimate.cell(care), 30. + 5 + 10 + 4 * 10)
+    self.assertEqual(estimate.cell(care, is_repaired=True), 5. + 10 + 4 * 10)
+    self.assertEqual(estimate.cell(prdnn), 1.)
+    self.assertEqual(estimate.total([care, prdnn], 1, {care}), (55. + 1, 0))
+    estimate.learn('care', 'digits_mlp', 70.)
+    estimate.learn('care', 'digits_mlp', 72.)
+    self.assertEqual(estimate.cell(care), 71.)   # measured here: no guess is mixed in
 
   @parameterized.parameters((None, 'unknown'), (40.2, '40 s'), (300., '5 min'), (3600. * 2 + 300, '2 h 05 min'))
   def test_spoken(self, seconds, text):
