@@ -2,12 +2,14 @@
 
 An approach of your own stands in a package of yours: either the package names it as an entry point of the group
 `jaxfix.methods` (`mine = "my_package.mine:METHOD"`), and it is there wherever both are installed, or `load_plugin`
-takes a module that defines `METHOD` or `METHODS`.
+takes a module that defines `METHOD` or `METHODS`. Neither its name nor its code, by which tables and published figures
+know an approach, may be that of another; most have no code of the study, which is ''.
 """
 import functools
 import importlib
 import importlib.metadata
 import types
+from collections.abc import Sequence
 
 from jaxfix.errors import BadInputError, UnknownNameError, require
 from jaxfix.methods.method import Method, configure, run
@@ -34,6 +36,7 @@ NAMES = tuple(_METHODS)
 ENTRY_POINTS = 'jaxfix.methods'
 
 _plugins: dict[str, Method] = {}   # of modules that `load_plugin` was given
+_loaded: dict[str, Method] = {}   # of entry points, once they were asked for
 
 
 def names() -> tuple[str, ...]:
@@ -46,7 +49,8 @@ def get(name: str) -> Method:
 
   Raises:
     UnknownNameError: there is none of that name.
-    BadInputError: the entry point of that name cannot be loaded, or is no `Method` of that name.
+    BadInputError: the entry point of that name cannot be loaded, is no `Method` of that name, or has a code that is
+      taken.
   """
   if name in _METHODS:
     module, attribute = _METHODS[name].split(':')
@@ -66,7 +70,7 @@ def load_plugin(module: str) -> tuple[Method, ...]:
   Returns:
     Its approaches.
   Raises:
-    BadInputError: it cannot be imported, defines no approach, or one whose name is taken.
+    BadInputError: it cannot be imported, defines no approach, or one whose name or code is taken.
   """
   try:
     content = importlib.import_module(module)
@@ -80,8 +84,18 @@ def load_plugin(module: str) -> tuple[Method, ...]:
     taken = method.name in _METHODS or _plugins.get(method.name, method) is not method
     taken = taken or [m.name for m in found].count(method.name) > 1
     require(not taken, f'Plugin {module!r}: there is already an approach named {method.name!r}; rename it.')
+    _check_code(method, found, f'Plugin {module!r}')
   _plugins.update({method.name: method for method in found})
   return found
+
+
+def _check_code(method: Method, beside: Sequence[Method], where: str) -> None:
+  """Raises `BadInputError` if another approach that is known has the code; of those installed, one that was loaded."""
+  known = (*map(get, NAMES), *_plugins.values(), *_loaded.values(), *beside) if method.code else ()
+  for other in known:
+    require(other.name == method.name or other.code != method.code,
+            f'{where}: the code {method.code!r} of approach {method.name!r} is that of {other.name!r}; give it '
+            "another, or ''.")
 
 
 @functools.cache
@@ -91,8 +105,9 @@ def _entry_points() -> types.MappingProxyType[str, importlib.metadata.EntryPoint
   return types.MappingProxyType({point.name: point for point in found if point.name not in _METHODS})
 
 
-@functools.cache
 def _load_entry_point(name: str) -> Method:
+  if name in _loaded:
+    return _loaded[name]
   point = _entry_points()[name]
   try:
     method = point.load()
@@ -101,4 +116,6 @@ def _load_entry_point(name: str) -> Method:
                         'its package.') from e
   require(isinstance(method, Method) and method.name == name,
           f'Entry point {name!r} ({point.value}) must be a jaxfix.methods.Method named {name!r}.')
+  _check_code(method, (), f'Entry point {name!r} ({point.value})')
+  _loaded[name] = method
   return method
