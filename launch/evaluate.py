@@ -66,6 +66,8 @@ def _table(title: str, comparison: evaluate.Comparison) -> Table:
 def main() -> int:
   require(_EPSILON.value is not None or _SPACE.value == 'normalized',
           "--pgd_eps_space=pixel needs --pgd_epsilon: the subject's own radius is one of normalized inputs.")
+  if _OUT.value:
+    files.check_writable(_OUT.value)
   started, key = record.utc_now(), jax.random.key(_SEED.value)
   subject = subjects.load(_SUBJECT.value, data_dir=_DATA_DIR.value, seed=_SPLIT_SEED.value)
   before, after = (subjects.read_model(path, subject) for path in (_BEFORE.value, _AFTER.value))

@@ -4,7 +4,8 @@
   python -m launch.postprocess ... --method=sv,us --out=rows.json
 
 Prints a table with the repaired model by itself (NO) first. Temperatures and weights are fitted on the validation
-split, everything is measured on the test split; --out writes the rows of results as a JSON list.
+split, everything is measured on the test split; --out writes the rows of results as a JSON list. A method that cannot
+be applied or fitted is a FAILURE with its reason, as in a study, and the others go on. Exits 1 if all are.
 """
 import dataclasses
 
@@ -36,11 +37,17 @@ def _table(title: str, rows: list[dict]) -> Table:
   table = Table('', 'accuracy', 'fixed (RR)', 'broken (NFR)', 'attack success', 'AAOD', 'fitted', title=title,
                 title_justify='left')
   for row in rows:
+    if row['outcome'] == 'FAILURE':
+      table.add_row(_name(row), row['outcome'], *['-'] * 4, row['outcome_reason'])
+      continue
     fitted = ', '.join(f'{k} {v:.4g}' for k, v in row['config'].get('fitted', {}).items())
-    table.add_row('NO' if row['postprocess'] == 'none' else row['postprocess'].upper().replace('_', '-'),
-                  *(summary.percent(row[k]) for k in ('acc', 'rr', 'nfr')), _attacked(row),
+    table.add_row(_name(row), *(summary.percent(row[k]) for k in ('acc', 'rr', 'nfr')), _attacked(row),
                   '-' if row['aaod'] is None else f'{row["aaod"]:.4f}', fitted)
   return table
+
+
+def _name(row: dict) -> str:
+  return 'NO' if row['postprocess'] == 'none' else row['postprocess'].upper().replace('_', '-')
 
 
 def _attacked(row: dict) -> str:
@@ -52,6 +59,8 @@ def main() -> int:
   for name in _METHOD.value:
     if name not in postprocess.NAMES:
       raise UnknownNameError('post-processing method', name, postprocess.NAMES)
+  if _OUT.value:
+    files.check_writable(_OUT.value)
   key = jax.random.key(_SEED.value)
   subject = subjects.load(_SUBJECT.value, data_dir=_DATA_DIR.value, seed=_SPLIT_SEED.value)
   before, after = (subjects.read_model(path, subject) for path in (_BEFORE.value, _AFTER.value))
@@ -61,24 +70,28 @@ def main() -> int:
   attack = {'pgd': dataclasses.asdict(pgd), 'attack_size': _SAMPLES.value} if pgd else {'pgd': None}
   rows = []
   for name in ('none', *dict.fromkeys(_METHOD.value)):
-    started, description = record.utc_now(), {}
+    started, comparison, description, reason = record.utc_now(), None, {}, ''
     if name == 'none':
       comparison = evaluate.compare(before, after, subject.test, repair_split=subject.problem.repair, **options)
     else:
-      comparison, description = postprocess.combine_and_compare(name, before, after, subject, **options)
+      try:
+        comparison, description = postprocess.combine_and_compare(name, before, after, subject, **options)
+      except Exception as e:   # like an approach, a combination that fails is an outcome
+        reason = f'postprocess: {type(e).__name__}: {e}'
+    counts = comparison.counts if comparison else None
     seconds = {'fit': description.pop('fit_seconds')} if description else {}
     settings = {k: v for k, v in description.items() if k != 'fitted'} | attack   # what was fitted is a result
     identifier = record.run_id(settings, _SEED.value, subject=subject.name, before=fingerprint(before),
                                after=fingerprint(after), split_sha256=dict(subject.split_sha256), postprocess=name)
     rows.append(record.make_row(
+      outcome=evaluate.outcome(counts.acc_original, [counts.acc]) if counts else 'FAILURE', reason=reason,
       subject=subject, seed=_SEED.value, key=key, started=started, config=description | attack, comparison=comparison,
-      outcome=evaluate.outcome(comparison.counts.acc_original, [comparison.counts.acc]),
       repair=Repair(after, seconds=seconds), identifier=identifier, postprocess=name))
   cli.console().print(_table(f'{subject.name}: {len(subject.test)} test samples; original accuracy '
                              f'{summary.percent(rows[0]["acc_original"])}', rows))
   if _OUT.value:
     files.write_json(_OUT.value, rows)
-  return 0
+  return 0 if any(row['outcome'] != 'FAILURE' for row in rows[1:]) else 1
 
 
 if __name__ == '__main__':

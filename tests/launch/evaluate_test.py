@@ -46,6 +46,11 @@ class EvaluateTest(absltest.TestCase):
     for words in ('accuracy', 'fixed (RR)', 'broken (NFR)', f'{len(pool)} samples'):
       self.assertIn(words, done.stdout)
 
+  def test_a_file_that_cannot_be_written_is_refused_before_the_work(self):
+    done = evaluate('--before=a', '--after=b', '--subject=digits_mlp', '--out=/proc/none/row.json')
+    self.assertEqual((done.returncode, done.stdout), (2, ''))
+    self.assertIn('/proc/none/row.json', done.stderr)   # and not that there is no model a
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -59,6 +59,29 @@ class PostprocessTest(absltest.TestCase):
         {k: v for k, v in row['config'].items() if k != 'fitted'}, 0, subject='digits_mlp', before=fingerprint(before),
         after=fingerprint(after), split_sha256=dict(subject.split_sha256), postprocess=row['postprocess']))
 
+  def test_a_method_that_fails_is_a_row_and_the_others_go_on(self):
+    """UD drops the inputs of the last dense layer, which is hidden from it here; SV, which comes after, needs none."""
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    checkpoint.save(folder / 'model.safetensors', subjects.load('digits_mlp').problem.classifier)
+    hidden = ('from jaxfix.localize import output_layer\nimport runpy\noutput_layer.output_layer = lambda c: None\n'
+              'runpy.run_module("launch.postprocess", run_name="__main__", alter_sys=True)')
+    done = subprocess.run([
+      sys.executable, '-c', hidden, f'--before={folder}/model.safetensors', f'--after={folder}/model.safetensors',
+      '--subject=digits_mlp', '--nopgd', '--method=ud,sv', f'--out={folder}/rows.json'], cwd=_ROOT, text=True,
+      capture_output=True, timeout=300, check=False)
+    self.assertEqual((done.returncode, done.stderr), (0, ''))
+    rows = json.loads((folder / 'rows.json').read_text())
+    self.assertEqual({r['postprocess']: r['outcome'] for r in rows}, {'none': 'OK', 'ud': 'FAILURE', 'sv': 'OK'})
+    self.assertRegex(rows[1]['outcome_reason'], '^postprocess: BadInputError: .*does not end in a dense layer')
+    self.assertIn('FAILURE', done.stdout)
+    for row in rows:
+      record.check_row(row)
+
+  def test_a_file_that_cannot_be_written_is_refused_before_the_work(self):
+    done = postprocess('--before=a', '--after=b', '--subject=digits_mlp', '--out=/proc/none/rows.json')
+    self.assertEqual((done.returncode, done.stdout), (2, ''))
+    self.assertIn('/proc/none/rows.json', done.stderr)   # and not that there is no model a
+
   def test_unknown_method(self):
     done = postprocess('--before=a', '--after=b', '--subject=digits_mlp', '--method=sv,us-k')
     self.assertEqual((done.returncode, done.stdout), (2, ''))

@@ -78,7 +78,8 @@ class StudyTest(absltest.TestCase):
 
   def test_mistakes_end_with_code_2_and_one_line(self):
     cases = ((('--methods=cares',), "Did you mean 'care'"), (('--seeds=0,x',), 'whole numbers'),
-             (('--plugin=no.such',), 'PYTHONPATH'))   # others are in tests/study/plan_test.py
+             (('--plugin=no.such',), 'PYTHONPATH'), (('--attack_radii=1,x',), '--attack_radii takes numbers'),
+             (('--memory_limit=nan',), 'memory_limit_bytes must be'))   # others are in tests/study/plan_test.py
     running = [(_start('study', f'--out={self.folder}/out', *arguments), words) for arguments, words in cases]
     for process, words in running:
       code, _, err = _wait(process)
@@ -90,8 +91,11 @@ class StudyTest(absltest.TestCase):
 
   def test_an_installed_approach_of_ones_own_is_in_the_plan(self):
     site = _install(self.folder)
-    code, out, err = _wait(_start('study', '--dry_run', f'--out={self.folder}/out', PYTHONPATH=str(site)))
+    code, out, err = _wait(_start('study', '--dry_run', f'--out={self.folder}/out', '--time_limit=inf',
+                                  '--memory_limit=inf', '--attack_radii=2,0.5', PYTHONPATH=str(site)))
     self.assertEqual((code, err), (0, ''))
+    self.assertIn('attack radii 0.5, 2;', out.replace('\n', ';'))
+    self.assertNotIn('at most', out)   # the plan's own limit is lifted
     self.assertIn('nudge', out)
     self.assertIn('apricot', out)
     self.assertFalse((self.folder / 'out').exists())
