@@ -1,7 +1,8 @@
 """The tables of a study's report, T1 to T9: pure functions of results and of the published figures.
 
 `all_tables` gives them in their order. A `Table` says which forms its layout is made for: the wide tables of T2, T4 and
-T5 are for HTML, LaTeX and CSV; in Markdown one table a subject takes their place.
+T5 are for HTML, LaTeX and CSV; in Markdown one table a subject takes their place, which the page and LaTeX have too
+where it says what differs from the study.
 """
 from jaxfix.study.published import Published
 from jaxfix.study.store import Results
