@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import absltest
@@ -22,7 +23,7 @@ from jaxfix.errors import (
 )
 from jaxfix.files import jsonable, sha256_of_bytes
 from jaxfix.recipe import Recipe
-from jaxfix.study import campaign, cell, job, record, store
+from jaxfix.study import campaign, cell, job, memory, record, store
 from jaxfix.study.executor import Done, LocalExecutor
 from jaxfix.study.plan import Plan, SubjectPlan
 
@@ -110,6 +111,8 @@ class CampaignTest(absltest.TestCase):
     self.assertAlmostEqual(curve['repaired'][1], row['asr'])   # the row's own radius: the same inputs and starts
     self.assertLessEqual(curve['original'][0], curve['original'][1])
     combined = by_cell['scale', 1, 'us']
+    if memory.mark().is_host_reset and jax.default_backend() == 'cpu':
+      self.assertGreater(min(row['peak_memory_bytes'], combined['peak_memory_bytes']), 2**20)
     self.assertEqual((combined['category'], combined['config']['repair']), ('postprocess', row['run_id']))
     self.assertGreater(combined['config']['fitted']['temperature'], 0)
 

@@ -1,4 +1,5 @@
 """Worker processes: answers, groups, limits, deaths, and that nothing is left running."""
+import math
 import pathlib
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import tempfile
 import time
 
+import numpy as np
 from absl.testing import absltest
 
 from jaxfix.errors import BadInputError
@@ -78,6 +80,11 @@ class LocalExecutorTest(absltest.TestCase):
     answers = list(LocalExecutor().run(tasks))
     self.assertEqual([d.kind for d in answers], ['', ''])
     self.assertNotEqual(*(d.value for d in answers))
+
+  def test_arguments_may_be_arrays_or_infinite(self):
+    """Seeds of a plan may come from NumPy; a setting may be infinity."""
+    tasks = [_task('array', 'square', x=np.float32(2)), _task('infinite', 'square', x=math.inf)]
+    self.assertEqual([d.value and d.value['square'] for d in LocalExecutor().run(tasks)], [4., None])
 
   def test_no_workers(self):
     with self.assertRaisesRegex(BadInputError, 'workers'):
