@@ -12,7 +12,7 @@ from jaxfix.study.plots.radar import profiles
 from jaxfix.study.published import Published
 from jaxfix.study.record import OUTCOMES
 
-_NAMED = 6   # failures that a line names; the table of applicability has all
+_NAMED = 6   # failures, or rows, that a line names
 
 _WORDS = {'acc': 'Accuracy', 'rr': 'Repair rate', 'asr': 'Robustness', 'aaod': 'Fairness', 'nfr': 'Negative flips',
           'time': 'Time'}
@@ -125,6 +125,17 @@ def threats(rows: Sequence[Mapping[str, Any]], summaries: Sequence[Summary], pub
   if flags:
     lines.append('Flags: ' + ', '.join(f'{name} in {plural(n, "row")}' for name, n in sorted(flags.items())) + '.')
   return tuple(lines)
+
+
+def passed_over(left_out: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+  """What is said of the rows of a store that do not count (`store.newest`): one line, or none."""
+  if not left_out:
+    return ()
+  where = sorted({f'{r["approach"] or "a comparison"} on {r["subject"]} (seed {r["seed"]})' for r in left_out})
+  more = f' and {len(where) - _NAMED} more' if len(where) > _NAMED else ''
+  return (f'{plural(len(left_out), "row")} of the store left out, since newer ones of the same approach and subject '
+          'were measured with other settings, code, splits or another original: '
+          f'{", ".join(where[:_NAMED])}{more}.',)
 
 
 def _seeds(summaries: Sequence[Summary]) -> str:

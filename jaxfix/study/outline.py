@@ -89,7 +89,8 @@ def sections(results: Results, published: Published | None) -> tuple[Section, ..
     Section('findings', "The study's findings", tables=(findings.findings_table(summaries, published),)),
     Section('approaches', 'Approaches one by one',
             parts=tuple(_approach(page, rows, drawn('P5')) for page in pages.pages(results, summaries))),
-    Section('threats', 'What speaks against these figures', digest.threats(rows, summaries, published)),
+    Section('threats', 'What speaks against these figures', (
+      *digest.threats(rows, summaries, published), *digest.passed_over(results.left_out))),
     Section('appendix', 'Appendix', parts=(
       Section('versions', 'Versions and machines', tables=(_versions(rows),)),
       Section('rows', 'Rows', tables=(_rows(rows),), text=_where_rows_are(rows)))),

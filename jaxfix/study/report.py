@@ -107,8 +107,8 @@ def write(results: Results, out: str | os.PathLike, *, published: Published | No
 
 
 def summary(results: Results, published: Published | None) -> tuple[str, ...]:
-  """The ten lines at the top of the report."""
-  return digest.ten_lines(*outline.rows_and_summaries(results), published)
+  """The ten lines at the top of the report, and what it leaves out."""
+  return (*digest.ten_lines(*outline.rows_and_summaries(results), published), *digest.passed_over(results.left_out))
 
 
 def file_stem(identifier: str) -> str:

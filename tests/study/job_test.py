@@ -41,8 +41,8 @@ def _scale(problem, config, key):
   last = sorted(params)[-1]
   bias = params[last]['bias'] * config.scale + 0.05 * jax.random.normal(key, params[last]['bias'].shape)
   scaled = problem.classifier.with_params({**params, last: {**params[last], 'bias': bias}})
-  trace = Trace({'objective': np.array([1., .5])}, selected={'objective': 1}, edits=(Edit(f'{last}/bias', (0,), 0., 1.),),
-                notes=('a note with <angle> & ampersand',))
+  trace = Trace({'objective': np.array([1., .5])}, selected={'objective': 1},
+                edits=(Edit(f'{last}/bias', (0,), 0., 1.),), notes=('a note with <angle> & ampersand',))
   return Repair(scaled, trace, {'search': 0.})
 
 

@@ -230,6 +230,19 @@ class SelectTest(_FolderTest):
     for rows in ((old, new), (new, old)):
       self.assertEqual(report.select(Results(rows)).rows, (new,))
 
+  def test_rows_that_were_measured_otherwise_are_left_out_and_that_is_said(self):
+    rows = [make_row(seed=seed) for seed in range(3)]
+    new = make_row(seed=0, run_id='1' * 16, config_sha256='b' * 64, ended_utc='2030-01-01T00:00:00Z')
+    results = report.select(Results((*rows, new)))
+    self.assertEqual((results.rows, len(results.left_out)), ((new,), 3))
+    self.assertEqual(report.select(results), results)
+    self.write([*rows, new])
+    for text in ((self.out / 'report.md').read_text(), '\n'.join(report.summary(results, None))):
+      self.assertIn('3 rows of the store left out', text)
+      self.assertIn('apricot on mnist_lenet5 (seed 2)', text.replace('\\', ''))
+    self.write(rows)
+    self.assertNotIn('left out', (self.out / 'report.md').read_text())
+
   def test_unknown_formats(self):
     for formats in ((), ('pdf',)):
       with self.assertRaisesRegex(BadInputError, 'md, html, tex'):
