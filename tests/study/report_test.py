@@ -241,7 +241,7 @@ class SelectTest(_FolderTest):
       self.assertIn('3 rows of the store left out', text)
       self.assertIn('apricot on mnist_lenet5 (seed 2)', text.replace('\\', ''))
     self.write(rows)
-    self.assertNotIn('left out', (self.out / 'report.md').read_text())
+    self.assertNotIn('of the store left out', (self.out / 'report.md').read_text())
 
   def test_unknown_formats(self):
     for formats in ((), ('pdf',)):
