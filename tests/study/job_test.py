@@ -274,7 +274,7 @@ class JobTest(parameterized.TestCase):
                                   subject='moons_mlp'))
     with (mock.patch.object(predict, 'labels', lambda c, x, **k: subject.problem.repair.y),
           self.assertRaises(NoFailingSamplesError)):
-      methods.run(_BASE, subject.problem, key=jax.random.key(0))
+      methods.run(_BASE, dataclasses.replace(subject.problem), key=jax.random.key(0))   # its failures are not known yet
     whole = (self.out / 'given.safetensors').read_bytes()
     (self.out / 'given.safetensors').write_bytes(whole[:len(whole) // 2])
     with self.assertRaises(CorruptFileError):
