@@ -82,6 +82,21 @@ class Classifier:
     return self
 
 
+def layer_weights(classifier: Classifier, path: str) -> dict[str, Any]:
+  """The trainable weights of the layer `path` ('stage2/conv1'): 'kernel', and 'bias' where it has one."""
+  node = classifier.params
+  for part in path.split('/'):
+    node = node[part]
+  return dict(node)
+
+
+def with_layer_weights(classifier: Classifier, changes: Mapping[str, Mapping[str, Any]]) -> Classifier:
+  """The same network with some weights replaced: layer -> name -> array. Every other leaf is shared, not copied."""
+  flat = traverse_util.flatten_dict(dict(classifier.params), sep='/')
+  flat |= {f'{path}/{name}': value for path, weights in changes.items() for name, value in weights.items()}
+  return classifier.with_params(traverse_util.unflatten_dict(flat, sep='/'))
+
+
 def create(module: nn.Module, *, input_shape: Sequence[int], num_classes: int, key: jax.Array,
            mean: Sequence[float] = (0.,), std: Sequence[float] = (1.,)) -> Classifier:
   """A classifier with freshly drawn weights. `key` is consumed."""

@@ -5,9 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import traverse_util
 
-from jaxfix.classifier import Classifier
+from jaxfix.classifier import Classifier, layer_weights, with_layer_weights
 from jaxfix.models.layers import BatchNorm
 
 Weights = Mapping[str, jax.Array]
@@ -62,25 +61,11 @@ def descend(loss_of: Callable[[Weights, Classifier, Any], tuple[jax.Array, Class
     The network after the last step, and the loss before each step, `[steps]`.
   """
   def step(classifier, batch):
-    own = _weights(classifier, target)
+    own = layer_weights(classifier, target)
     trained = {k: v for k, v in own.items() if k == 'kernel' or (k == 'bias' and train_bias)}
     (loss, after), slope = jax.value_and_grad(loss_of, has_aux=True)(trained, classifier, batch)
     moved = {k: v - rate * slope[k] for k, v in trained.items()}
     moved['kernel'] = jnp.where(mask, moved['kernel'], own['kernel'])
-    return with_weights(after, target, moved), loss
+    return with_layer_weights(after, {target: moved}), loss
 
   return jax.lax.scan(step, classifier, batches)
-
-
-def with_weights(classifier: Classifier, path: str, weights: Weights) -> Classifier:
-  """The network with these weights of the layer `path` replaced."""
-  flat = traverse_util.flatten_dict(dict(classifier.params), sep='/')
-  flat |= {f'{path}/{name}': value for name, value in weights.items()}
-  return classifier.with_params(traverse_util.unflatten_dict(flat, sep='/'))
-
-
-def _weights(classifier: Classifier, path: str) -> dict[str, jax.Array]:
-  node = classifier.params
-  for part in path.split('/'):
-    node = node[part]
-  return dict(node)

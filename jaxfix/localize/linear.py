@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from flax import linen as nn
-from flax import traverse_util
 
-from jaxfix.classifier import Classifier
+from jaxfix.classifier import Classifier, layer_weights, with_layer_weights
 from jaxfix.errors import Unadaptable, UnknownNameError
 from jaxfix.models.structure import Layer, layer_list, trace_calls
 
@@ -53,17 +52,12 @@ def dense_layer(classifier: Classifier, layer: str | None = None) -> str:
 
 def kernel(classifier: Classifier, path: str) -> jax.Array:
   """Kernel of the layer `path`: `[in, out]` (dense) or `[kh, kw, cin, cout]` (convolution)."""
-  node = classifier.params
-  for part in path.split('/'):
-    node = node[part]
-  return node['kernel']
+  return layer_weights(classifier, path)['kernel']
 
 
 def with_kernels(classifier: Classifier, kernels: Mapping[str, jax.Array]) -> Classifier:
   """The same network with the kernels of the given layers replaced; every other leaf is shared, not copied."""
-  flat = traverse_util.flatten_dict(dict(classifier.params), sep='/')
-  flat |= {f'{path}/kernel': value for path, value in kernels.items()}
-  return classifier.with_params(traverse_util.unflatten_dict(flat, sep='/'))
+  return with_layer_weights(classifier, {path: {'kernel': value} for path, value in kernels.items()})
 
 
 def linear_map(module: nn.Module, features: int | None = None, groups: int | None = None) -> LinearMap:

@@ -57,6 +57,15 @@ class Method:
   keeps_architecture: bool = True
   changes_only_edits: bool = False
 
+  def __post_init__(self):
+    for field in ('name', 'title', 'code', 'changes', 'guarantee', 'source', 'summary', 'requires'):
+      require(isinstance(getattr(self, field), str), f'approach {self.name!r}: {field} must be text, got '
+              f'{getattr(self, field)!r}.')
+    require(self.level in typing.get_args(Level), f'approach {self.name!r}: level must be one of '
+            f'{", ".join(typing.get_args(Level))}, got {self.level!r}.')
+    unknown = set(self.needs) - set(_NEEDED)
+    require(not unknown, f'approach {self.name!r}: needs must be of {", ".join(_NEEDED)}, not {", ".join(unknown)}.')
+
 
 _NEEDED = {
   'history': lambda p: p.history,

@@ -1,6 +1,6 @@
 """The layers that networks here are made of, each a Flax module, so that each has a path and can be intervened on.
 
-`layer_list` gives the layers of any network made of them, in order; `count_layers` counts them as the literature does.
+`models.structure` lists and counts the layers of a network made of them.
 """
 import functools
 import math

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from jaxfix import methods, postprocess, subjects
-from jaxfix.errors import JaxfixError, require
+from jaxfix.errors import CorruptFileError, JaxfixError, require
 from jaxfix.files import write_json
 from jaxfix.methods.method import describe_config
 from jaxfix.study import job, record
 from jaxfix.study.cell import combination_part, folder_of, no_curve, postprocess_id, repair_part, saved_curve
 from jaxfix.study.executor import Done, Executor, Task
 from jaxfix.study.plan import Cell, Plan, cells
-from jaxfix.study.store import Results, Writer
+from jaxfix.study.store import Results, Writer, is_tried
 
 _PREPARE, _RUN = 'jaxfix.study.cell:prepare', 'jaxfix.study.cell:run'
 
@@ -100,10 +100,11 @@ def run(plan: Plan, *, out: str | os.PathLike, executor: Executor, data_dir: str
     if retry_failures:
       for cell in pending.values():
         ledger.forget_failure(cell)
-    same = {**place, **_shared(plan, every), 'suite': plan.name, 'postprocessing': plan.postprocess,
-            'attack_radii': plan.attack_radii, 'code': record.run_id({}, 0)}
+    same = {**place, **_shared(plan, every), 'suite': plan.name, 'attack_radii': plan.attack_radii,
+            'code': record.run_id({}, 0)}
     tasks = [Task(c.label, c.subject.label, _RUN,
                   {**same, **_which(c), 'label': c.label, 'run_id': ledger.run_ids[c],
+                   'postprocessing': tuple(ledger.missing_combinations(c)),
                    'subject': dataclasses.asdict(c.subject)},
                   plan.time_limit_s, plan.memory_limit_bytes) for c in pending.values()]
     with contextlib.closing(executor.run(tasks, on_start=lambda task: watcher.on_start(task.name))) as answers:
@@ -158,7 +159,7 @@ class _Ledger:
   def __init__(self, plan: Plan, every: Sequence[Cell], out: pathlib.Path, store: Writer, ready: Mapping[str, Done],
                retry_failures: bool):
     self._plan, self._every, self._out, self._store, self._ready = plan, every, out, store, ready
-    self._retry, self._untried = retry_failures, set()
+    self._retry, self._untried = retry_failures, {}
     self.run_ids = {c: self._run_id(c) for c in every}
     """Cell -> run id of its repair."""
     strangers = {row['suite'] for i in self.run_ids.values() if (row := store.rows.get(i))} - {plan.name}
@@ -189,11 +190,14 @@ class _Ledger:
   def is_finished(self, cell: Cell) -> bool:
     """Whether the store has everything that this run is to put there."""
     row = self._store.rows.get(self.run_ids[cell])
-    if row is None or self._is_to_repeat(row):
+    if row is None or not is_tried(row) or self._is_to_repeat(row):
       return False
-    return row['counts'] is None or self._has_curve(row['run_id']) and all(
-      i in self._store.rows and not self._is_to_repeat(self._store.rows[i])
-      for i in self._combination_ids(cell).values())
+    return row['counts'] is None or self._has_curve(row['run_id']) and not self.missing_combinations(cell)
+
+  def missing_combinations(self, cell: Cell) -> dict[str, str]:
+    """Post-processing -> run id of what the store lacks, or is to have again."""
+    return {name: i for name, i in self._combination_ids(cell).items()
+            if i not in self._store.rows or self._is_to_repeat(self._store.rows[i])}
 
   def has_repair(self, cell: Cell) -> bool:
     """Whether the store has a repaired model's row, whatever else is missing."""
@@ -201,7 +205,10 @@ class _Ledger:
     return row is not None and row['counts'] is not None
 
   def _trace(self, run_id: str) -> dict[str, Any] | None:
-    return Results((), self._store.folder).trace(run_id)
+    try:
+      return Results((), self._store.folder).trace(run_id)
+    except CorruptFileError:   # it is written again with the curve
+      return None
 
   def _has_curve(self, run_id: str) -> bool:
     """Whether attack success is there at the plan's radii, or was tried and is not to be tried again."""
@@ -227,9 +234,10 @@ class _Ledger:
     row = self._failure(cell, reason, run_id=self._untried_id(cell), is_tried=False)
     mine = lambda r: ((r['suite'], r['subject'], r['approach'], r['seed'], r['postprocess'])
                       == (self._plan.name, cell.subject.label, cell.method, cell.seed, 'none'))
-    if not any(mine(r) for r in self._store.rows.values()):
+    known = [r for r in self._store.rows.values() if mine(r)]
+    if not any(is_tried(r) or r['outcome_reason'] == row['outcome_reason'] for r in known):
       self._store.append(row)
-    self._untried.add(row['run_id'])
+    self._untried[cell] = row
     return row
 
   def keep(self, cell: Cell, done: Done) -> dict[str, Any]:
@@ -272,7 +280,7 @@ class _Ledger:
     elif (trace := self._trace(run_id)) is not None:   # the folder is gone
       self._keep_curve(run_id, trace | no_curve(trace, radii, done.error))
     return parts + [combination_part(folder, name, i) or failed(run_id=i, postprocess=name)
-                    for name, i in self._combination_ids(cell).items()]
+                    for name, i in self.missing_combinations(cell).items()]
 
   def _failure(self, cell: Cell, reason: str, seconds: float = 0., run_id: str | None = None,
                postprocess: str = 'none', is_tried: bool = True) -> dict[str, Any]:
@@ -287,6 +295,9 @@ class _Ledger:
       method=methods.get(cell.method), config=config, reason=reason, seconds=seconds, postprocess=postprocess)
 
   def rows(self) -> list[dict[str, Any]]:
-    """Everything that the store has of the plan."""
-    wanted = self._untried | {i for c in self._every for i in (self.run_ids[c], *self._combination_ids(c).values())}
-    return [dict(row) for run_id, row in self._store.rows.items() if run_id in wanted]
+    """Everything that the store has of the plan, and the reasons why it has nothing of a cell."""
+    wanted = {i for c in self._every for i in (self.run_ids[c], *self._combination_ids(c).values())}
+    wanted |= {row['run_id'] for row in self._untried.values()}
+    known = [dict(row) for run_id, row in self._store.rows.items() if run_id in wanted]
+    told = {row['run_id'] for row in known}
+    return known + [row for cell, row in self._untried.items() if not told & {self.run_ids[cell], row['run_id']}]

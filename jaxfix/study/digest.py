@@ -133,8 +133,8 @@ def passed_over(left_out: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return ()
   where = sorted({f'{r["approach"] or "a comparison"} on {r["subject"]} (seed {r["seed"]})' for r in left_out})
   more = f' and {len(where) - _NAMED} more' if len(where) > _NAMED else ''
-  return (f'{plural(len(left_out), "row")} of the store left out, since newer ones of the same approach and subject '
-          'were measured with other settings, code, splits or another original: '
+  return (f'{plural(len(left_out), "row")} of the store left out for newer ones of the same approach and subject '
+          '(another attempt, other settings, code, splits or another original): '
           f'{", ".join(where[:_NAMED])}{more}.',)
 
 

@@ -257,7 +257,7 @@ def _save(folder: pathlib.Path, repair: Repair, **meta: str) -> None:
 def _write(folder: pathlib.Path, row: dict[str, Any], repair: Repair | None, comparison: Comparison | None,
            labels: np.ndarray) -> None:
   """Everything but the record first: a killed run leaves a folder without a record, which is done again."""
-  trace = {'curves': {}, 'selected': None, 'edits': [], 'solver': {}, 'notes': []}
+  trace = {'curves': {}, 'selected': {}, 'edits': [], 'solver': {}, 'notes': []}
   if repair is not None:
     trace = {**dataclasses.asdict(repair.trace), 'curves': {k: np.asarray(v) for k, v in repair.trace.curves.items()}}
   write_json(folder / 'trace.json', trace)

@@ -5,6 +5,7 @@ of yours with the same.
 """
 import dataclasses
 import math
+import operator
 import os
 import types
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,10 @@ class Plan:
 
   def __post_init__(self):
     require(len(self.subjects) > 0, f'Plan {self.name!r} has no subjects.')
+    try:
+      object.__setattr__(self, 'seeds', tuple(operator.index(seed) for seed in self.seeds))   # also NumPy's integers
+    except TypeError as e:
+      raise BadInputError(f'Plan {self.name!r}: seeds must be integers, got {self.seeds}.') from e
     require(len(self.seeds) > 0 and min(self.seeds) >= 0, f'Plan {self.name!r} needs seeds, none negative.')
     require(all(len(set(part)) == len(part) for part in (self.subjects, self.methods, self.seeds, self.postprocess)),
             f'Plan {self.name!r} names a subject, approach, seed or post-processing twice.')

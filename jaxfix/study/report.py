@@ -55,7 +55,7 @@ def select(results: Results, *, suite: str | None = None, allow_mixed: bool = Fa
           'The results have no rows: nothing was run yet.')
   suites = collections.defaultdict(set)
   for row in rows:
-    suites[tuple(row[k] for k in ('subject', 'approach', 'postprocess', 'seed'))].add(row['suite'])
+    suites[tuple(row[k] for k in ('subject', 'approach', 'postprocess'))].add(row['suite'])
   twice = sorted(next((found for found in suites.values() if len(found) > 1), ()))
   require(not twice, f'Suites {" and ".join(map(repr, twice))} ran the same approach on the same subject: choose one '
           'with --suite.')

@@ -88,46 +88,56 @@ def read(path: str | os.PathLike) -> Results:
   return Results(_in_order(_parse(text, file)), file.parent if file.name == FILE else None)
 
 
+def is_tried(row: Mapping[str, Any]) -> bool:
+  """Whether the subject of a cell was there to be repaired."""
+  return row['original_sha256'] is not None
+
+
 def age(row: Mapping[str, Any]) -> tuple[bool, str]:
   """Sort key: of several rows of one thing the largest counts.
 
   That a cell could not even be tried, since its subject was not there, says nothing against an earlier result.
   """
-  return row['original_sha256'] is not None, row['ended_utc']
+  return is_tried(row), row['ended_utc']
 
 
 def newest(rows: Iterable[Mapping[str, Any]], cell: Sequence[str] = CELL) -> tuple[Mapping[str, Any], ...]:
   """The rows that count where settings or code changed.
 
-  Of every seed of a cell it is the newest (`age`), and it must have the settings, the original and the splits of the
-  cell's newest row: a mean over two settings is that of neither. A combination counts if the repair in it does.
+  In a cell it is those with the settings, the original and the splits of its newest row (`age`), of every seed the
+  newest: a mean over two settings is that of neither. A combination counts if the repair in it does.
 
   Args:
     rows: of any stores.
     cell: fields whose values make a cell.
   """
-  cells = collections.defaultdict(dict)
+  repairs, combinations = collections.defaultdict(list), []
+  place = lambda row: tuple(row[k] for k in cell if k != 'postprocess')
   for row in rows:
-    seeds = cells[tuple(row[k] for k in cell)]
-    if row['seed'] not in seeds or age(row) >= age(seeds[row['seed']]):
+    if row['postprocess'] == 'none':
+      repairs[place(row)].append(row)
+    else:
+      combinations.append(row)
+  chosen = [row for found in repairs.values() for row in _newest_alike(found)]
+  counted = {None, *(row['run_id'] for row in chosen)}   # None: a comparison of two given models
+  by_kind = collections.defaultdict(list)
+  for row in combinations:
+    if place(row) not in repairs or row['config'].get('repair') in counted:
+      by_kind[place(row), row['postprocess']].append(row)
+  return (*chosen, *(row for found in by_kind.values() for row in _newest_alike(found)))
+
+
+def _newest_alike(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  last, seeds = max(rows, key=age), {}
+  for row in sorted(rows, key=age):
+    if _measured_alike(row, last):
       seeds[row['seed']] = row
-  chosen = []
-  for seeds in cells.values():
-    last = max(seeds.values(), key=age)
-    chosen += [row for row in seeds.values() if _measured_alike(row, last)]
-  place = lambda row: tuple(row[k] for k in (*cell, 'seed') if k != 'postprocess')
-  repairs = {place(row): row['run_id'] for row in chosen if row['postprocess'] == 'none'}
-
-  def combines_what_counts(row):
-    repair = repairs.get(place(row))
-    return repair is None or row['config'].get('repair', repair) == repair
-
-  return tuple(row for row in chosen if row['postprocess'] == 'none' or combines_what_counts(row))
+  return list(seeds.values())
 
 
 def _measured_alike(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
   """Same settings, original and splits."""
-  if row['original_sha256'] is None or other['original_sha256'] is None:   # what could not be tried contradicts nothing
+  if not (is_tried(row) and is_tried(other)):   # what could not be tried contradicts nothing
     return True
   # What a combination was fitted to is in its settings, and differs by seed; they follow its repair's.
   fields = ('original_sha256', 'split_sha256', *(['config_sha256'] if row['postprocess'] == 'none' else []))

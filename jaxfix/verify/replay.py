@@ -30,6 +30,6 @@ def violates_in_onnxruntime(path: str | os.PathLike, spec: Spec, x: np.ndarray) 
     shape = [d if isinstance(d, int) else 1 for d in entry.shape]
     y = session.run(None, {entry.name: x.astype(np.float32).reshape(shape)})[0]
   except Exception as e:   # it has many kinds of errors, without a common parent
-    return None, f'onnxruntime does not run {path}: {str(e).splitlines()[0]}'
+    return None, f'onnxruntime does not run {path}: {(str(e) or type(e).__name__).splitlines()[0]}'
   y = np.asarray(y, np.float64).reshape(-1)
   return any(bool(p.inputs.contains(x)) and not bool(p.holds(y)) for p in spec), ''

@@ -44,7 +44,8 @@ class ErrorsTest(absltest.TestCase):
         ('evaluate', ('--subject=digits_lenet5', '--before=a.h5', '--after=b.h5', '--pgd_eps_space=pixel'),
          'needs --pgd_epsilon'),
       )
-      running = [(_start(module, f'--out={out}', *arguments), words) for module, arguments, words in cases]
+      running = [(_start(module, f'--out={out}/{i}', *arguments), words)
+                 for i, (module, arguments, words) in enumerate(cases)]
       for process, words in running:
         _, err = process.communicate(timeout=_LIMIT_S)
         with self.subTest(words):

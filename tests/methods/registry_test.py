@@ -37,6 +37,12 @@ class RegistryTest(parameterized.TestCase):
     self.addCleanup(sys.modules.pop, name)
     return methods.load_plugin(name)
 
+  @parameterized.parameters(({'code': None}, 'code must be text'), ({'level': 'bit'}, 'level must be one of model'),
+                            ({'needs': ('histories',)}, 'needs must be of history'), ({'title': 3}, 'title'))
+  def test_fields_that_rows_could_not_hold_are_refused_at_once(self, fields, reason):
+    with self.assertRaisesRegex(BadInputError, f"approach 'scale': {reason}"):
+      dataclasses.replace(METHOD, **fields)
+
   def _install(self, *found):
     points = [_Point(dataclasses.replace(METHOD, **fields)) for fields in found]
     self.enterContext(mock.patch.object(importlib.metadata, 'entry_points', return_value=points))

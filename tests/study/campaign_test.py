@@ -369,6 +369,61 @@ class CampaignTest(absltest.TestCase):
     self.assertEqual((len(every), list(finished), failed), (3, [], 0))
     self.assertEqual([c.seed for c in repaired], [0, 1])
 
+  def test_a_combination_that_failed_is_not_tried_again_for_what_else_is_missing(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0,), postprocess=('sv', 'us'), attack_radii=())
+    combine = cell.postprocess.combine_and_compare
+    tried = []
+
+    def fails(name, *args, **kwargs):
+      tried.append(name)
+      if name == 'us':
+        raise MemoryError
+      return combine(name, *args, **kwargs)
+
+    with mock.patch.object(cell.postprocess, 'combine_and_compare', fails):
+      campaign.run(plan, out=self.out, executor=Here())
+      lines = (self.out / store.FILE).read_text().count('\n')
+      rows = campaign.run(dataclasses.replace(plan, attack_radii=(1.,)), out=self.out, executor=Here())
+    self.assertEqual(tried, ['sv', 'us'])
+    self.assertEqual((self.out / store.FILE).read_text().count('\n'), lines)
+    self.assertEqual({r['postprocess']: r['outcome'] for r in rows}, {'none': 'OK', 'sv': 'OK', 'us': 'FAILURE'})
+    rows = campaign.run(plan, out=self.out, executor=Here(), retry_failures=True)
+    self.assertEqual({r['outcome'] for r in rows}, {'OK'})
+
+  def test_a_damaged_trace_is_written_again(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0,), postprocess=(), attack_radii=(1.,))
+    row, = campaign.run(plan, out=self.out, executor=Here())
+    path = self.out / 'traces' / f'{row["run_id"]}.json'
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    with mock.patch.object(methods, 'run', side_effect=AssertionError('repaired again')):
+      campaign.run(plan, out=self.out, executor=Here())
+    self.assertEqual(path.read_bytes(), whole)
+
+  def test_the_last_reason_why_a_subject_is_away_counts(self):
+    plan = dataclasses.replace(_PLAN, methods=('needy',), seeds=(0,),
+                               subjects=(_SUBJECT, SubjectPlan('moons_mlp', recipe=_SUBJECT.recipe)))
+    away = lambda why: lambda done: Done(done.task, error=why, kind='died') if done.task.name == 'digits_mlp' else done
+    for why in ('no such file', 'not readable', 'not readable'):
+      rows = campaign.run(plan, out=self.out, executor=Here(away(why)))
+      reasons = [r['outcome_reason'] for r in rows if r['subject'] == 'digits_mlp']
+      self.assertEqual(reasons, [f'subject: {why}'])
+    self.assertEqual((self.out / store.FILE).read_text().count('not readable'), 1)
+
+  def test_cells_that_cannot_be_tried_are_told_even_where_the_store_knows_more(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=(0,), postprocess=(), attack_radii=())
+    campaign.run(plan, out=self.out, executor=Here())
+    text = (self.out / store.FILE).read_bytes()
+    damaged = lambda done: dataclasses.replace(done, value={**done.value, 'errors': {'digits_mlp/scale/seed0': 'cut'}})
+    row, = campaign.run(plan, out=self.out, executor=Here(damaged))
+    self.assertEqual((row['outcome'], row['outcome_reason']), ('FAILURE', 'cut'))
+    self.assertEqual((self.out / store.FILE).read_bytes(), text)
+
+  def test_seeds_may_be_numpy_integers(self):
+    plan = dataclasses.replace(_PLAN, methods=('scale',), seeds=tuple(np.arange(1)), postprocess=(), attack_radii=())
+    row, = campaign.run(plan, out=self.out, executor=Lost())
+    self.assertEqual((row['seed'], row['outcome']), (0, 'FAILURE'))
+
   def test_splits_are_kept_once(self):
     path, = (self.reference / 'splits').iterdir()
     with np.load(path, allow_pickle=False) as arrays:

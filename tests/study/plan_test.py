@@ -63,6 +63,7 @@ class PlanTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ('subject', lambda: SubjectPlan('digit_mlp'), UnknownNameError, 'digits_mlp'),
     ('no_subjects', lambda: Plan('p', ()), BadInputError, 'no subjects'),
+    ('no_integer', lambda: dataclasses.replace(_PLAN, seeds=(0.5,)), BadInputError, 'seeds must be integers'),
     ('no_seeds', lambda: dataclasses.replace(_PLAN, seeds=()), BadInputError, 'seeds'),
     ('negative_seed', lambda: dataclasses.replace(_PLAN, seeds=(-1,)), BadInputError, 'seeds'),
     ('twice', lambda: dataclasses.replace(_PLAN, methods=('care', 'care')), BadInputError, 'twice'),

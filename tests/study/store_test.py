@@ -90,6 +90,24 @@ class StoreTest(parameterized.TestCase):
     lost = unloaded_row('apricot', 'mnist_lenet5', 2)
     self.assertCountEqual(store.newest([*rows, lost]), [*rows, lost])
 
+  def test_an_older_row_counts_again_where_its_settings_do(self):
+    old = [make_row(seed=seed) for seed in (0, 1)]
+    other = make_row(seed=0, run_id='f' * 16, ended_utc='2030-01-01T00:00:00Z', config_sha256='b' * 64)
+    more = make_row(seed=2, ended_utc='2030-01-02T00:00:00Z')   # with the settings of before
+    self.assertCountEqual(store.newest([*old, other, more]), [*old, more])
+
+  def test_combinations_of_seeds_that_do_not_count_do_not_either(self):
+    pair = lambda seed, settings, day: (
+      make_row(seed=seed, run_id=f'{seed}{settings}'.ljust(16, '0'), config_sha256=settings * 64,
+               ended_utc=f'{day}T00:00:00Z'),
+      make_row(seed=seed, run_id=f'{seed}{settings}'.ljust(16, '1'), postprocess='sv', config_sha256='e' * 64,
+               config={'repair': f'{seed}{settings}'.ljust(16, '0')}, ended_utc=f'{day}T01:00:00Z'))
+    first, second, changed = pair(0, 'a', '2030-01-01'), pair(1, 'a', '2030-01-01'), pair(0, 'b', '2030-01-02')
+    self.assertCountEqual(store.newest([*first, *second, *changed]), changed)
+    later = make_row(seed=0, run_id='9' * 16, postprocess='sv', config_sha256='d' * 64,
+                     config={'repair': first[0]['run_id']}, ended_utc='2030-01-03T00:00:00Z')   # of the old repair, done today
+    self.assertCountEqual(store.newest([*first, *changed, later]), changed)
+
   def test_combinations_count_if_their_repair_does(self):
     old, new = (make_row(run_id=i * 16, ended_utc=f'2026-01-0{i}T00:00:00Z') for i in '12')
     combined = [make_row(postprocess=name, run_id=i * 16, config={'repair': repair['run_id'], 'k': i}, config_sha256=i,

@@ -270,8 +270,8 @@ def _guilty(effects: list[Effects], layers: tuple[Neurons, ...], config: Config)
                         'overflow: give samples that do, or raise max_samples.')
   looked_at = ~np.isnan(effect)
   if looked_at.any() and constant[looked_at].all():
-    raise RepairFailure(f'CARE localized nothing: every neuron of {names} has the same value in all '
-                        'samples. Name other layers.')
+    raise RepairFailure(f'CARE localized nothing: every neuron of {names} whose effect is a number has the same '
+                        'value in all samples. Name other layers.')
   if not looked_at.any():
     raise RepairFailure(f'CARE localized nothing: the causal effect of every neuron of {names} is NaN. Activations '
                         "overflow; check the scale of the model's inputs.")

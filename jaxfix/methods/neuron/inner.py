@@ -32,7 +32,7 @@ import numpy as np
 
 from jaxfix import masked_descent, predict
 from jaxfix.augment import augment
-from jaxfix.classifier import Classifier, flat_weights
+from jaxfix.classifier import Classifier, flat_weights, with_layer_weights
 from jaxfix.clock import Clock
 from jaxfix.errors import RepairFailure, Unadaptable, require
 from jaxfix.localize import probes as probing
@@ -352,7 +352,7 @@ def _align(classifier: Classifier, probe: probing.Probe, mask: jax.Array, x: jax
 
   def loss_of(weights, classifier, batch):
     index, weight, pair = batch
-    fault, classifier = said(masked_descent.with_weights(classifier, block.target, weights), x[index])
+    fault, classifier = said(with_layer_weights(classifier, {block.target: weights}), x[index])
     paired = (pair >= 0).reshape(-1, *(1,) * (x.ndim - 1))
     normal, classifier = said(classifier, jnp.where(paired, normal_x[jnp.maximum(pair, 0)], x[index]))
     return alignment_loss(fault, y[index], weight, normal, pair >= 0, alpha, temperature), classifier
@@ -377,7 +377,7 @@ def _consolidate(classifier: Classifier, mask: jax.Array, x: jax.Array, y: jax.A
                  train_bias: bool, kind: str):
   def loss_of(weights, classifier, batch):
     (index, weight, _), key = batch
-    classifier = masked_descent.with_weights(classifier, target, weights)
+    classifier = with_layer_weights(classifier, {target: weights})
     logits, classifier = masked_descent.run(classifier, augment(x[index], kind, key=key), None, moving)
     return (weight * cross_entropy(logits, y[index])).sum() / weight.sum(), classifier
 

@@ -58,8 +58,8 @@ class Config:
     conv_support: kernels of convolutions may be changed too (ours); off: only those of Dense layers.
     include_bias_in_norm: how far an array moved is related to all arrays, biases and BatchNorm included, none of which
       can be localized; off: to kernels only.
-    allow_relax: where nothing is localized, try again with rates 2 and 4 and quotas of at most half a layer (ours);
-      off: that is a failure, as in the study.
+    allow_relax: where nothing is localized, try again with rates 2 and 4, if they are higher, and quotas of at most
+      half a layer (ours); off: that is a failure, as in the study.
     max_targets: at most so many entries, those with the largest movement times backward impact; 1000 (ours).
     failure_class: repair failing samples of this class only; None for all.
     failure_type: repair those of the k-th most frequent pair of true and predicted label only, 0 the most frequent.
@@ -172,7 +172,7 @@ def _compare(problem: Problem, rows: np.ndarray,
     return predict.labels(checkpoint, split.x) == split.y
 
   if config.pair_select == 'max_deg':
-    later, candidates = problem.classifier, history.before(problem.history, problem.classifier)[::-1]
+    later, candidates = problem.classifier, _earlier(problem)[::-1]
     right_now, rights = right(later), [right(checkpoint) for checkpoint in candidates]
     best = int(np.argmax([history.degraded(before, right_now)[rows].sum() for before in rights]))
     earlier, right_before = candidates[best], rights[best]
@@ -187,16 +187,26 @@ def _compare(problem: Problem, rows: np.ndarray,
   return earlier, later, rows_deg, rows_imp
 
 
+def _earlier(problem: Problem) -> tuple[Classifier, ...]:
+  """The checkpoints before the model, oldest first.
+
+  Raises:
+    Unadaptable: there is none.
+  """
+  found = tuple(history.before(problem.history, problem.classifier))
+  if not found:
+    raise Unadaptable('NeuRecover needs at least one checkpoint of the same training that is older than the model; '
+                      'the history holds none.')
+  return found
+
+
 def _pair(problem: Problem, config: Config) -> tuple[Classifier, Classifier]:
   """The earlier and the later checkpoint by position.
 
   Raises:
     Unadaptable: there are not that many.
   """
-  line = (*history.before(problem.history, problem.classifier), problem.classifier)
-  if len(line) < 2:
-    raise Unadaptable('NeuRecover needs at least one checkpoint of the same training that is older than the model; '
-                      'the history holds none.')
+  line = (*_earlier(problem), problem.classifier)
   a, b = config.pair or (-1 - config.history_gap, -1)
   where = [i + len(line) if i < 0 else i for i in (a, b)]
   if not 0 <= where[0] < where[1] < len(line):
@@ -282,6 +292,7 @@ def _paths(classifier: Classifier, config: Config) -> tuple[str, ...]:
 
 def _check(problem: Problem, config: Config) -> None:
   _paths(problem.classifier, config)
+  _earlier(problem)
   if config.pair_select == 'gap':
     _pair(problem, config)
 

@@ -3,6 +3,7 @@
 Decided here: seeds attack inputs of the same test split, so that their rates are averaged and the band is that of one
 seed's n, not of the sum.
 """
+import collections
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,7 @@ def attack_curves(subject: str, summaries: Sequence[Summary], results: Results) 
             if (row['approach'], row['subject'], row['postprocess']) == (s.approach, subject, 'none')]
     found = [c for r in runs if (trace := results.trace(r)) and (c := trace.get('asr_curve'))]
     found = [c for c in found if c['n'] and None not in (*c['original'], *c['repaired'])]   # someone was attacked
-    found = [c for c in found if c['eps'] == found[0]['eps']]   # seeds of one plan have one grid
+    found = _of_one_grid(found)
     if found:
       rates = {k: np.mean([np.asarray(c[k], float) for c in found], axis=0) for k in ('original', 'repaired')}
       shown.append((s, np.asarray(found[0]['eps'], float), rates, min(int(c['n']) for c in found), len(found)))
@@ -46,6 +47,13 @@ def attack_curves(subject: str, summaries: Sequence[Summary], results: Results) 
             for s, eps, rates, _, _ in shown for i in range(len(eps))]
   alt = plot.describe(caption, points, plot.percent)
   return Plot(f'P13.{subject}', caption, alt, lambda: _draw(shown), tuple(data))
+
+
+def _of_one_grid(curves: Sequence[dict]) -> list[dict]:
+  """Those of the radii that most seeds have, or, of as many, those with more radii: a later run may have had others."""
+  grids = collections.Counter(tuple(c['eps']) for c in curves)
+  chosen = max(grids, key=lambda grid: (grids[grid], len(grid), grid), default=())
+  return [c for c in curves if tuple(c['eps']) == chosen]
 
 
 def _interval(rate: float, n: int) -> tuple[float, float]:

@@ -197,6 +197,9 @@ class HistoryTest(parameterized.TestCase):
   def test_a_gap_that_is_not_used_is_not_checked(self):
     config = dataclasses.replace(_SHORT, history_gap=7, pair_select='max_deg')
     neurecover.METHOD.check(tiny.problem('mlp'), config)
+    for past in ((), (tiny.problem('mlp').classifier,)):   # it still needs an earlier checkpoint
+      with self.assertRaisesRegex(Unadaptable, 'holds none'):
+        neurecover.METHOD.check(dataclasses.replace(tiny.problem('mlp'), history=past), config)
 
   def test_a_network_without_a_dense_layer_is_unadaptable(self):
     class Convolution(nn.Module):
