@@ -105,7 +105,7 @@ class StoreTest(parameterized.TestCase):
     first, second, changed = pair(0, 'a', '2030-01-01'), pair(1, 'a', '2030-01-01'), pair(0, 'b', '2030-01-02')
     self.assertCountEqual(store.newest([*first, *second, *changed]), changed)
     later = make_row(seed=0, run_id='9' * 16, postprocess='sv', config_sha256='d' * 64,
-                     config={'repair': first[0]['run_id']}, ended_utc='2030-01-03T00:00:00Z')   # of the old repair, done today
+                     config={'repair': first[0]['run_id']}, ended_utc='2030-01-03T00:00:00Z')   # of the old repair
     self.assertCountEqual(store.newest([*first, *changed, later]), changed)
 
   def test_combinations_count_if_their_repair_does(self):
