@@ -61,9 +61,8 @@ class ArchitecturesTest(WriteCase):
   def test_logits(self, name, input_shape, options):
     self.agrees(network(name, input_shape, **options))
 
-  @parameterized.parameters(('resnet18', (8, 8, 3)), ('densenet121', (32, 32, 3)))
-  def test_logits_without_reading_back(self, name, input_shape):  # which compiles the network again
-    self.agrees(network(name, input_shape, **NARROW), reads_back=False)
+  def test_logits_of_units_with_shortcuts(self):
+    self.agrees(network('resnet18', (8, 8, 3), **NARROW), reads_back=False)   # which would compile it again
 
   @parameterized.parameters('densenet121', 'resnet50')
   @pytest.mark.slow

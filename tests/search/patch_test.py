@@ -60,6 +60,7 @@ class PatchTest(parameterized.TestCase):
     x = np.random.default_rng(0).random((9, 8, 8, 3), np.float32)
     _compare(self, c, x, (path,), [size // 3, size - 1])
 
+  @pytest.mark.slow   # compiles for long; each branch by itself is above
   def test_side_branch_and_main_branch_together(self):
     c = _branches()
     x = np.random.default_rng(0).random((9, 8, 8, 3), np.float32)
