@@ -13,6 +13,7 @@ from absl.testing import absltest
 
 from jaxfix.classifier import fingerprint
 from jaxfix.interchange import checkpoint
+from tests.launch import driver
 from tests.shared_data import shared_data
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -35,24 +36,22 @@ class ErrorsTest(absltest.TestCase):
 
   def test_mistakes_end_with_code_2_and_one_line(self):
     with tempfile.TemporaryDirectory() as out:
-      cases = (
-        ('repair', ('--subject=digits_lenet',), "Did you mean 'digits_lenet5'"),
-        ('repair', ('--metod=prdnn',), 'method'),
-        ('repair', ('--subject=mnist_lenet5', f'--data_dir={out}/none'), 'no folder'),
-        ('train', ('--subject=moons_mlp', '--out=/proc/none'), 'Cannot write'),
-        ('evaluate', ('--subject=digits_lenet5', '--before=none.safetensors', '--after=b.h5'), 'none.safetensors'),
-        ('evaluate', ('--subject=digits_lenet5', '--before=a.h5', '--after=b.h5', '--pgd_eps_space=pixel'),
-         'needs --pgd_epsilon'),
-      )
-      running = [(_start(module, f'--out={out}/{i}', *arguments), words)
-                 for i, (module, arguments, words) in enumerate(cases)]
-      for process, words in running:
-        _, err = process.communicate(timeout=_LIMIT_S)
-        with self.subTest(words):
-          self.assertEqual(process.returncode, 2, err)
-          self.assertIn(words, err)
-          self.assertLen(err.strip().splitlines(), 1, err)
-          self.assertStartsWith(err, 'error: ')
+      cases = {
+        'repair': (('--subject=digits_lenet', "Did you mean 'digits_lenet5'"), ('--metod=prdnn', 'method'),
+                   (f'--subject=mnist_lenet5 --data_dir={out}/none', 'no folder')),
+        'train': (('--subject=moons_mlp --out=/proc/none', 'Cannot write'),),
+        'evaluate': (('--subject=digits_lenet5 --before=none.safetensors --after=b.h5', 'none.safetensors'),
+                     ('--subject=digits_lenet5 --before=a.h5 --after=b.h5 --pgd_eps_space=pixel',
+                      'needs --pgd_epsilon')),
+      }
+      for module, mistakes in cases.items():
+        commands = [[f'--out={out}/{module}', *arguments.split()] for arguments, _ in mistakes]
+        for (arguments, words), (code, _, err) in zip(mistakes, driver.launch(module, commands), strict=True):
+          with self.subTest(arguments):
+            self.assertEqual(code, 2, err)
+            self.assertIn(words, err)
+            self.assertLen(err.strip().splitlines(), 1, err)
+            self.assertStartsWith(err, 'error: ')
 
   def test_the_list_names_every_approach_with_needs_and_guarantee(self):
     code, out, err = _run('repair', '--list')

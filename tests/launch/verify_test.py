@@ -1,9 +1,7 @@
 """`launch.verify` and `launch.check_certificate`: exit codes, words, counterexamples, and certificates on disk.
 
-Each launcher is started once and given all its command lines, since starting JAX takes longer than deciding N1.
 """
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -16,45 +14,10 @@ from absl.testing import absltest
 
 from jaxfix.interchange import onnx_write
 from jaxfix.verify import checker
+from tests.launch import driver
 from tests.verify import networks
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-_DRIVER = """
-import contextlib, importlib, io, json, sys
-from absl import flags
-from absl.testing import flagsaver
-name, positional, commands = json.load(sys.stdin)
-module = importlib.import_module('launch.' + name)
-from launch import cli
-done = []
-for command in commands:
-  out, err, code = io.StringIO(), io.StringIO(), 0
-  sys.argv = [name, *command]
-  saved = flagsaver.save_flag_values()
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      cli.run(module.main, arguments=positional)
-  except SystemExit as e:
-    code = e.code
-  except BaseException as e:
-    code = f'{type(e).__name__}: {e}'
-  flagsaver.restore_flag_values(saved)
-  done.append((code or 0, out.getvalue(), err.getvalue()))
-json.dump(done, sys.__stdout__)
-"""
-
-
-def _environment():
-  return {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-
-
-def launch(name, commands, positional=()):
-  """(exit code, stdout, stderr) of every command line, all run by one process."""
-  done = subprocess.run([sys.executable, '-c', _DRIVER], cwd=_ROOT, text=True, capture_output=True, timeout=300,
-                        env=_environment(), input=json.dumps((name, positional, commands)), check=False)
-  assert done.returncode == 0, done.stderr
-  return [tuple(result) for result in json.loads(done.stdout)]
 
 
 def vnnlib(low, high, condition, inputs=1):
@@ -128,7 +91,7 @@ class VerifyTest(LaunchCase):
       'nowhere': n1('safe', '--certificate=/proc/none/c.npz'), 'flag': n1('safe', '--modle=x'),
       'engine': n1('safe', '--engine=smt'), 'negative': n1('safe', '--timeout=-1'), 'no_flags': [],
       'extra': n1('safe', 'more')}
-    done = dict(zip(cases, launch('verify', list(cases.values())), strict=True))
+    done = dict(zip(cases, driver.launch('verify', list(cases.values())), strict=True))
 
     for name in ('safe', 'below', 'float32', 'milp'):
       self.assertEqual((done[name][0], done[name][2]), (0, ''), done[name])
@@ -182,7 +145,7 @@ class CheckCertificateTest(LaunchCase):
     proof = self.folder / 'proof.npz'
     first = subprocess.run(
       [sys.executable, '-m', 'launch.verify', *self.arguments('n1.onnx', 'safe.vnnlib', f'--certificate={proof}')],
-      cwd=_ROOT, text=True, capture_output=True, timeout=300, env=_environment(), check=False)
+      cwd=_ROOT, text=True, capture_output=True, timeout=300, env=driver.environment(), check=False)
     self.assertEqual(first.returncode, 0, first.stderr)
     data = proof.read_bytes()
     (self.folder / 'half.npz').write_bytes(data[:len(data) // 2])
@@ -208,7 +171,7 @@ class CheckCertificateTest(LaunchCase):
       'broken': [str(proof), f'--spec={self.folder}/broken.vnnlib'], 'nothing': [], 'two': [str(proof), str(proof)],
       'sine': [str(proof), f'--model={self.folder}/Sin.onnx'],
       'smooth': [str(proof), f'--model={self.folder}/Tanh.onnx']}
-    done = dict(zip(cases, launch('check_certificate', list(cases.values()), ('FILE',)), strict=True))
+    done = dict(zip(cases, driver.launch('check_certificate', list(cases.values()), ('FILE',)), strict=True))
 
     self.assertEqual((done['alone'][0], done['alone'][2]), (0, ''), done['alone'])
     self.assertRegex(done['alone'][1], r'2 boxes.*\nCERTIFIED \(real\): the network that it carries')

@@ -117,7 +117,7 @@ class PatchTest(parameterized.TestCase):
       np.testing.assert_array_equal(c.params[path]['kernel'], before[path]['kernel'])
 
   def test_siblings_are_the_whole_kernel(self):
-    c = tiny.problem('lenet5').classifier
+    c = tiny.problem('mlp').classifier
     targets = make_targets(c, ('fc3',), np.array([0]))
     around = siblings(targets, c)
     kernel = np.asarray(c.params['fc3']['kernel'])

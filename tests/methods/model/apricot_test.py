@@ -146,6 +146,7 @@ class RepairTest(parameterized.TestCase):
                     (predict.labels(problem.classifier, problem.valid.x) == problem.valid.y).mean())
     self.assertEqual(classifiers.fingerprint(repair.classifier), classifiers.fingerprint(problem.classifier))
 
+  @pytest.mark.slow
   def test_the_budget_and_the_patience_end_the_loop(self):
     problem = tiny.problem()
     repair = methods.run(apricot.METHOD, problem, dataclasses.replace(_SHORT, adjust_batch=10, max_retrain_epochs=2),

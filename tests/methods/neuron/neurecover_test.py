@@ -257,6 +257,7 @@ class HistoryTest(parameterized.TestCase):
 
 class RepairTest(absltest.TestCase):
 
+  @pytest.mark.slow   # the contract's checks see it too
   def test_only_localized_entries_of_dense_kernels_change(self):
     problem = tiny.problem('mlp')
     repair = methods.run(neurecover.METHOD, problem, _SHORT, key=jax.random.key(3))
