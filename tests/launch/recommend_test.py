@@ -25,7 +25,8 @@ class RecommendTest(absltest.TestCase):
     for name, rows in _STORES.items():
       sample.write_store(folder / name, rows)
     commands = {'table': [f'--results={folder}/times', '--time=60', '--nopublished', f'--json={folder}/a.json'],
-                'markup': [f'--results={folder}/markup', '--nopublished'], 'unknown': ['--keep=fairnes']}
+                'markup': [f'--results={folder}/markup', '--nopublished'], 'unknown': ['--keep=fairnes'],
+                'out_of_the_box': ['--subject=mnist_lenet5', '--keep=accuracy']}
     cls.done = dict(zip(commands, driver.launch('recommend', list(commands.values())), strict=True))
     cls.advice = json.loads((folder / 'a.json').read_text())
 
@@ -44,6 +45,15 @@ class RecommendTest(absltest.TestCase):
     for table in (recommended, excluded):
       for word in ('[/tmp/x]', '[b]:x:'):
         self.assertIn(word, table)
+
+  def test_without_a_store_the_one_that_comes_with_jaxfix_counts(self):
+    code, out, err = self.done['out_of_the_box']
+    self.assertEqual((code, err), (0, ''))
+    measured, rest = out.split('Recommended by published figures')
+    self.assertIn('Recommended by measured figures', measured)
+    for word in ('Apricot (apricot)', 'run '):
+      self.assertIn(word, measured)
+    self.assertIn('Fixing Study, Table 3', rest)
 
   def test_unknown_name(self):
     code, out, err = self.done['unknown']

@@ -38,6 +38,16 @@ class ReportTest(absltest.TestCase):
       self.assertIn('--allow_mixed', err)
       self.assertLen(err.strip().splitlines(), 1, err)
 
+  @pytest.mark.slow   # draws all plots
+  def test_the_store_that_comes_with_jaxfix_becomes_a_report(self):
+    with tempfile.TemporaryDirectory() as name:
+      process = _start('--results=launch/results/mnist_lenet5', f'--out={name}/report')
+      text, err = process.communicate(timeout=400)
+      self.assertEqual((process.returncode, err), (0, ''))
+      self.assertIn('36 repairs by 12 approaches', text)
+      page = pathlib.Path(name, 'report/index.html').read_text()
+      self.assertIn('73.97', page)   # Apricot's published repair rate
+
   @pytest.mark.slow   # every process imports JAX
   def test_other_mistakes_end_so_too_and_leave_the_report(self):
     with tempfile.TemporaryDirectory() as name:
