@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -163,6 +164,20 @@ class RefusalTest(parameterized.TestCase):
       methods.run(unlisted, problem, key=jax.random.key(0))
     changed = changed_weights(problem.classifier.variables, other(2., 'fc3')(problem, None, None).classifier.variables)
     self.assertEqual(changed.keys(), {'params/fc3/bias', 'params/fc3/kernel'})
+
+
+class FailuresTest(parameterized.TestCase):
+
+  def test_they_are_predicted_once_for_a_problem_and_again_for_another(self):
+    problem = dataclasses.replace(tiny.problem('mlp'))
+    with mock.patch.object(predict, 'labels', wraps=predict.labels) as labels:
+      first, second = problem.failing_and_passing(), problem.failing_and_passing()
+      self.assertEqual(labels.call_count, 1)
+      other = dataclasses.replace(problem, failures='train').failing_and_passing()
+      self.assertEqual(labels.call_count, 2)
+    for a, b in zip(first, second, strict=True):
+      np.testing.assert_array_equal(a, b)
+    self.assertEqual(sum(map(len, other)), len(problem.train))
 
 
 class ConfigureTest(parameterized.TestCase):

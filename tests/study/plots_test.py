@@ -191,6 +191,19 @@ class MissingDataTest(parameterized.TestCase):
       plots.images(p)
 
 
+class GridTest(absltest.TestCase):
+
+  def test_the_radii_of_most_seeds_are_shown(self):
+    with tempfile.TemporaryDirectory() as folder:
+      with store.Writer(folder) as writer:
+        for seed, eps in enumerate(([0.1], [0.1, 0.2], [0.1, 0.2])):   # the first seed was measured before the others
+          curve = {'eps': eps, 'original': [0.8] * len(eps), 'repaired': [0.5] * len(eps), 'n': 50}
+          writer.append(make_row(seed=seed), trace={'curves': {}, 'selected': {}, 'notes': [], 'edits': 0,
+                                                    'asr_curve': curve})
+      shown = records(by_id(plots.all_plots(store.read(folder), None))['P13.mnist_lenet5'])
+    self.assertEqual({(r['epsilon'], r['seeds']) for r in shown}, {(0.1, 2), (0.2, 2)})
+
+
 class AttackTest(absltest.TestCase):
 
   def plots(self, *curves):
